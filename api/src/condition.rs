@@ -1,0 +1,100 @@
+//! Conditions: their types, their reasons, and how they are set without needless writes.
+//!
+//! The remedies for the reasons are in `docs/conditions.md`.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+/// VirtualMachine: the domain runs. VirtualMachineStoragePool, -Network, -Image, Hypervisor: can be used.
+pub const READY: &str = "Ready";
+/// VirtualMachine: a host has been chosen. Written by the controller.
+pub const SCHEDULED: &str = "Scheduled";
+/// VirtualMachine: each disk exists and belongs to this VM. Written by the controller.
+pub const DISKS_READY: &str = "DisksReady";
+/// VirtualMachine: the guest agent answers.
+pub const AGENT_CONNECTED: &str = "AgentConnected";
+/// VirtualMachine: at least one address of each NIC is known.
+pub const ADDRESSES_KNOWN: &str = "AddressesKnown";
+/// VirtualMachine: the running domain differs from the spec; the message lists the field paths.
+pub const RESTART_REQUIRED: &str = "RestartRequired";
+/// VirtualMachine, VirtualMachineDisk: nothing of the deleted object is left on its host.
+pub const HOST_RELEASED: &str = "HostReleased";
+/// VirtualMachineDisk: the volume exists; from then on it is never created again.
+pub const PROVISIONED: &str = "Provisioned";
+
+/// The condition of type `kind`, if it is there.
+pub fn find<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|c| c.type_ == kind)
+}
+
+/// Whether the condition of type `kind` is `True`.
+pub fn is_true(conditions: &[Condition], kind: &str) -> bool {
+    find(conditions, kind).is_some_and(|c| c.status == "True")
+}
+
+/// What a condition shall say; the time of transition follows from what it said before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// One of the condition types above.
+    pub kind: &'static str,
+    /// `Some(true)` is `True`, `Some(false)` is `False`, `None` is `Unknown`.
+    pub status: Option<bool>,
+    /// A stable CamelCase word for programs.
+    pub reason: &'static str,
+    /// A sentence for people: the object, the field, the way out.
+    pub message: String,
+}
+
+impl Wanted {
+    /// A condition that holds.
+    pub fn yes(kind: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { kind, status: Some(true), reason, message: message.into() }
+    }
+
+    /// A condition that does not hold.
+    pub fn no(kind: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { kind, status: Some(false), reason, message: message.into() }
+    }
+
+    /// A condition of which nothing is known.
+    pub fn unknown(kind: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { kind, status: None, reason, message: message.into() }
+    }
+
+    /// The condition as it is written: `lastTransitionTime` stays while the status stays (`now` otherwise), as the
+    /// API conventions ask.
+    pub fn over(&self, before: &[Condition], generation: Option<i64>, now: &Time) -> Condition {
+        let status = match self.status {
+            Some(true) => "True",
+            Some(false) => "False",
+            None => "Unknown",
+        };
+        let kept = find(before, self.kind).filter(|c| c.status == status).map(|c| c.last_transition_time.clone());
+        Condition {
+            type_: self.kind.into(),
+            status: status.into(),
+            reason: self.reason.into(),
+            message: self.message.clone(),
+            observed_generation: generation,
+            last_transition_time: kept.unwrap_or_else(|| now.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Time {
+        Time(k8s_openapi::jiff::Timestamp::from_second(seconds).unwrap())
+    }
+
+    #[test]
+    fn the_transition_time_moves_with_the_status_only() {
+        let first = Wanted::no(READY, "Starting", "a").over(&[], Some(1), &at(1));
+        let same = Wanted::no(READY, "VolumeMissing", "b").over(std::slice::from_ref(&first), Some(2), &at(2));
+        assert_eq!(same.last_transition_time, at(1));
+        assert_eq!(same.reason, "VolumeMissing");
+        let changed = Wanted::yes(READY, "Running", "").over(&[same], Some(2), &at(3));
+        assert_eq!(changed.last_transition_time, at(3));
+    }
+}

@@ -1,0 +1,246 @@
+//! The merged spec: class, then VM, then defaults.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::class::VirtualMachineClassSpec;
+use crate::common::{FirmwareType, MachineType, NetworkKind, NetworkRef};
+use crate::names;
+use crate::quantity::{Quantity, QuantityError};
+use crate::vm::{Disk, DiskBus, NicModel, VirtualMachineSpec};
+
+/// CPU that the scheduler reserves for a virtual CPU, in thousandths, where nothing else is said.
+pub const DEFAULT_MILLIS_PER_CPU: u64 = 100;
+
+/// What a domain is made from: nothing in it is left to a default.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EffectiveSpec {
+    /// Number of virtual CPUs.
+    pub cores: u32,
+    /// Memory of the guest.
+    pub memory: Quantity,
+    /// Chipset.
+    pub machine: MachineType,
+    /// Firmware.
+    pub firmware: FirmwareType,
+    /// UUID of the domain.
+    pub uuid: String,
+    /// Disks, in the guest's order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<EffectiveDisk>,
+    /// Network interfaces, in the guest's order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<EffectiveNetwork>,
+    /// Whether a cloud-init seed is attached.
+    #[serde(default, skip_serializing_if = "crate::common::is_default")]
+    pub cloud_init: bool,
+}
+
+/// A disk of the merged spec.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EffectiveDisk {
+    /// Name within the VM.
+    pub name: String,
+    /// Name of the VirtualMachineDisk.
+    pub disk_name: String,
+    /// Bus.
+    pub bus: DiskBus,
+    /// Place in the boot order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_order: Option<u32>,
+}
+
+/// A network interface of the merged spec.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EffectiveNetwork {
+    /// Name within the VM.
+    pub name: String,
+    /// Kind of the network object.
+    pub kind: NetworkKind,
+    /// Name of the network object.
+    pub network_name: String,
+    /// Model of the card.
+    pub model: NicModel,
+    /// MAC address, in lower case.
+    pub mac_address: String,
+}
+
+/// Why class and VM cannot be merged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MergeError {
+    /// Neither class nor VM gives the memory.
+    #[error("spec.memory.size is missing: give it in the VirtualMachine or in its class")]
+    NoMemory,
+    /// A NIC without a network, and no default network.
+    #[error(
+        "spec.networks[{0}].network is missing and there is no default network: name one, or annotate exactly one ClusterVirtualMachineNetwork with kubevmm.io/is-default: \"true\""
+    )]
+    NoDefaultNetwork(String),
+    /// A quantity that the schema let through.
+    #[error("{0}: {1}")]
+    Quantity(&'static str, QuantityError),
+}
+
+/// Merges `class` and `vm`. `default_network` is the one cluster network that is annotated as the default.
+pub fn merge(
+    vm_name: &str,
+    vm_uid: &str,
+    vm: &VirtualMachineSpec,
+    class: Option<&VirtualMachineClassSpec>,
+    default_network: Option<&str>,
+) -> Result<EffectiveSpec, MergeError> {
+    let cores = vm.cpu.as_ref().and_then(|c| c.cores).or_else(|| class?.cpu.as_ref()?.cores).unwrap_or(1);
+    let memory = vm.memory.as_ref().and_then(|m| m.size.clone()).or_else(|| class?.memory.as_ref()?.size.clone());
+    let memory = memory.ok_or(MergeError::NoMemory)?;
+    memory.bytes().map_err(|e| MergeError::Quantity("spec.memory.size", e))?;
+    let machine = vm.machine.as_ref().and_then(|m| m.kind).or_else(|| class?.machine.as_ref()?.kind);
+    let firmware = vm.firmware.as_ref().and_then(|f| f.kind).or_else(|| class?.firmware.as_ref()?.kind);
+    let networks = vm
+        .networks
+        .iter()
+        .map(|nic| {
+            let network = match (&nic.network, default_network) {
+                (Some(network), _) => network.clone(),
+                (None, Some(name)) => {
+                    NetworkRef { kind: NetworkKind::ClusterVirtualMachineNetwork, name: name.to_owned() }
+                }
+                (None, None) => return Err(MergeError::NoDefaultNetwork(nic.name.clone())),
+            };
+            let mac = nic.mac_address.as_ref().map(|m| m.to_ascii_lowercase());
+            Ok(EffectiveNetwork {
+                name: nic.name.clone(),
+                kind: network.kind,
+                network_name: network.name,
+                model: nic.model,
+                mac_address: mac.unwrap_or_else(|| names::mac_address(vm_uid, &nic.name)),
+            })
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(EffectiveSpec {
+        cores,
+        memory,
+        machine: machine.unwrap_or(MachineType::Q35),
+        firmware: firmware.unwrap_or(FirmwareType::Bios),
+        uuid: vm.firmware.as_ref().and_then(|f| f.uuid.clone()).unwrap_or_else(|| vm_uid.to_owned()),
+        disks: vm.disks.iter().map(|disk| effective_disk(vm_name, disk)).collect(),
+        networks,
+        cloud_init: vm.cloud_init.is_some(),
+    })
+}
+
+/// CPU that the scheduler reserves for the VM, in thousandths.
+pub fn cpu_request_millis(vm: &VirtualMachineSpec, class: Option<&VirtualMachineClassSpec>) -> Result<u64, MergeError> {
+    let request = vm.cpu.as_ref().and_then(|c| c.request.clone()).or_else(|| class?.cpu.as_ref()?.request.clone());
+    let cores = vm.cpu.as_ref().and_then(|c| c.cores).or_else(|| class?.cpu.as_ref()?.cores).unwrap_or(1);
+    match request {
+        Some(request) => request.millis().map_err(|e| MergeError::Quantity("spec.cpu.request", e)),
+        None => Ok(u64::from(cores) * DEFAULT_MILLIS_PER_CPU),
+    }
+}
+
+/// The name of the VirtualMachineDisk behind a disk of a VM.
+pub fn disk_name(vm_name: &str, disk: &Disk) -> String {
+    disk.disk_name.clone().unwrap_or_else(|| names::disk_of_template(vm_name, &disk.name))
+}
+
+fn effective_disk(vm_name: &str, disk: &Disk) -> EffectiveDisk {
+    EffectiveDisk {
+        name: disk.name.clone(),
+        disk_name: disk_name(vm_name, disk),
+        bus: disk.bus,
+        boot_order: disk.boot_order,
+    }
+}
+
+/// The paths, in the merged spec, of what differs between `running` and `wanted`; sorted, empty when nothing does.
+pub fn differing_paths(running: &EffectiveSpec, wanted: &EffectiveSpec) -> Vec<String> {
+    let (Ok(a), Ok(b)) = (serde_json::to_value(running), serde_json::to_value(wanted)) else { return Vec::new() };
+    let mut paths = Vec::new();
+    differences("", &a, &b, &mut paths);
+    paths.sort();
+    paths
+}
+
+fn differences(path: &str, a: &serde_json::Value, b: &serde_json::Value, out: &mut Vec<String>) {
+    use serde_json::Value::{Array, Null, Object};
+    match (a, b) {
+        (Object(left), Object(right)) => {
+            let keys: std::collections::BTreeSet<_> = left.keys().chain(right.keys()).collect();
+            for key in keys {
+                let child = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                differences(&child, left.get(key).unwrap_or(&Null), right.get(key).unwrap_or(&Null), out);
+            }
+        }
+        // Disks and networks are lists by name, and their order is what the guest sees.
+        (Array(left), Array(right)) if names_of(left) == names_of(right) => {
+            for (index, (x, y)) in left.iter().zip(right).enumerate() {
+                let name = x.get("name").and_then(|n| n.as_str()).map_or_else(|| index.to_string(), str::to_owned);
+                differences(&format!("{path}[{name}]"), x, y, out);
+            }
+        }
+        (a, b) if a == b => {}
+        _ => out.push(path.to_owned()),
+    }
+}
+
+fn names_of(list: &[serde_json::Value]) -> Vec<Option<&str>> {
+    list.iter().map(|item| item.get("name").and_then(|n| n.as_str())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::{Cpu, Memory, NetworkInterface};
+
+    fn vm(yaml: &str) -> VirtualMachineSpec {
+        serde_yaml_ng::from_str(yaml).unwrap()
+    }
+
+    fn class() -> VirtualMachineClassSpec {
+        VirtualMachineClassSpec {
+            cpu: Some(Cpu { cores: Some(4), request: Some(Quantity("2".into())) }),
+            memory: Some(Memory { size: Some(Quantity("4Gi".into())) }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn the_vm_overrides_its_class_leaf_by_leaf() {
+        let spec = vm("{className: c, cpu: {cores: 2}}");
+        let merged = merge("web", "uid", &spec, Some(&class()), None).unwrap();
+        assert_eq!((merged.cores, merged.memory.0.as_str()), (2, "4Gi"));
+        assert_eq!(cpu_request_millis(&spec, Some(&class())), Ok(2000), "the class's request stays");
+        assert_eq!(cpu_request_millis(&vm("{cpu: {cores: 3}}"), None), Ok(300));
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        assert_eq!(merge("web", "uid", &vm("{}"), None, None), Err(MergeError::NoMemory));
+        let mut spec = vm("{memory: {size: 1Gi}}");
+        spec.networks.push(NetworkInterface { name: "lan".into(), ..Default::default() });
+        assert_eq!(merge("web", "uid", &spec, None, None), Err(MergeError::NoDefaultNetwork("lan".into())));
+        let merged = merge("web", "uid", &spec, None, Some("default")).unwrap();
+        assert_eq!(merged.networks[0].network_name, "default");
+    }
+
+    #[test]
+    fn differences_are_paths() {
+        let base = merge("web", "uid", &vm("{memory: {size: 1Gi}, disks: [{name: root, diskName: a}]}"), None, None);
+        let more = merge(
+            "web",
+            "uid",
+            &vm("{memory: {size: 2Gi}, disks: [{name: root, diskName: a, bus: sata}]}"),
+            None,
+            None,
+        );
+        let (base, more) = (base.unwrap(), more.unwrap());
+        assert_eq!(differing_paths(&base, &more), ["disks[root].bus", "memory"]);
+        assert!(differing_paths(&base, &base).is_empty());
+        let mut added = base.clone();
+        added.disks.clear();
+        assert_eq!(differing_paths(&base, &added), ["disks"]);
+    }
+}

@@ -1,0 +1,247 @@
+//! Hypervisor: one per host; everything that is a fact of a node.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::common::{Accelerator, ImageKind, NetworkKind};
+use crate::quantity::Quantity;
+
+/// What an administrator says of a host.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "kubevmm.io",
+    version = "v1beta1",
+    kind = "Hypervisor",
+    plural = "hypervisors",
+    shortname = "hv",
+    category = "kubevmm",
+    status = "HypervisorStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    doc = "A libvirt host: what the administrator says of it and what its executor finds there. It has the name of its Node and is made by the controller.",
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
+    printcolumn(name = "Accelerator", type_ = "string", json_path = ".status.accelerator.type"),
+    printcolumn(name = "Libvirt", type_ = "string", json_path = ".status.libvirtVersion"),
+    printcolumn(name = "QEMU", type_ = "string", json_path = ".status.hypervisorVersion"),
+    printcolumn(name = "VMs", type_ = "integer", json_path = ".status.domainCount"),
+    printcolumn(name = "Orphans", type_ = "integer", json_path = ".status.orphanCount"),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].message"#,
+        priority = "1"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct HypervisorSpec {
+    /// How guests' CPUs run here. Auto (default): KVM where a probe shows that it works, TCG otherwise. KVM and TCG
+    /// overrule the probe for the VMs that are started from then on.
+    #[serde(default, skip_serializing_if = "crate::common::is_default")]
+    pub accelerator: AcceleratorPolicy,
+}
+
+/// How guests' CPUs run on a host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AcceleratorPolicy {
+    /// KVM where a probe shows that it works, TCG otherwise.
+    #[default]
+    Auto,
+    /// Hardware virtualisation.
+    KVM,
+    /// QEMU's own translator.
+    TCG,
+}
+
+/// What the executor finds on its host. Lists are sorted by their keys.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HypervisorStatus {
+    /// Session of the executor that wrote this: the holder of its Lease when it last read the host's domains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// libvirt URI that the executor is connected to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uri: Option<String>,
+    /// Version of libvirt, for example 11.3.0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub libvirt_version: Option<String>,
+    /// Version of QEMU, for example 10.0.2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hypervisor_version: Option<String>,
+    /// Architecture of the host, for example x86_64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<String>,
+    /// CPUs of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<i64>,
+    /// Memory of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Quantity>,
+    /// How guests' CPUs run here, and by which evidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accelerator: Option<AcceleratorStatus>,
+    /// Storage pools of VirtualMachineStoragePool objects that select this node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub pools: Vec<HostPool>,
+    /// Networks of ours that are up here, and `existing` ones with their state.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub networks: Vec<HostNetwork>,
+    /// Images that are cached here or on their way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub images: Vec<HostImage>,
+    /// Domains that bear this project's mark.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["uuid"]))]
+    pub domains: Vec<HostDomain>,
+    /// Number of domains that bear this project's mark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain_count: Option<i32>,
+    /// Number of them that have no VirtualMachine here. They are never touched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orphan_count: Option<i32>,
+    /// Ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::common::conditions")]
+    pub conditions: Vec<Condition>,
+}
+
+/// How guests' CPUs run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AcceleratorStatus {
+    /// KVM or TCG.
+    #[serde(rename = "type")]
+    pub kind: Accelerator,
+    /// What shows it: the result of the probe, or the administrator's word.
+    pub evidence: String,
+}
+
+/// A storage pool on this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HostPool {
+    /// Name of the VirtualMachineStoragePool.
+    pub name: String,
+    /// Its UID: a report of an object that is gone is told apart.
+    pub uid: String,
+    /// The pool is active and can be used.
+    pub ready: bool,
+    /// Why it is not: NameTaken, PoolNotMounted, PoolNotFound, PoolInactive, LibvirtError.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The same in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Size of the pool. Written when it changes by 1% or more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Quantity>,
+    /// Space that is left. Written when it changes by 1% of the capacity or more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub available: Option<Quantity>,
+}
+
+/// A network on this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HostNetwork {
+    /// VirtualMachineNetwork or ClusterVirtualMachineNetwork.
+    pub kind: NetworkKind,
+    /// Namespace of a VirtualMachineNetwork.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Name of the object.
+    pub name: String,
+    /// UID of the object.
+    pub uid: String,
+    /// The network is up.
+    pub ready: bool,
+    /// Why it is not: NameTaken, NetworkNotFound, NetworkInactive, LibvirtError.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The same in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// State of an image on a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ImageState {
+    /// On its way.
+    Downloading,
+    /// Whole and read by this host; it is used once its digest is that of the image's status.
+    Downloaded,
+    /// Could not be had; tried again with growing pauses.
+    Failed,
+}
+
+/// An image on this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HostImage {
+    /// VirtualMachineImage or ClusterVirtualMachineImage.
+    pub kind: ImageKind,
+    /// Namespace of a VirtualMachineImage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Name of the object.
+    pub name: String,
+    /// UID of the object.
+    pub uid: String,
+    /// VirtualMachineStoragePool that the copy lies in.
+    pub pool_name: String,
+    /// Name of the volume.
+    pub volume_name: String,
+    /// Downloading, Downloaded or Failed.
+    pub state: ImageState,
+    /// Per cent of the download, in steps of 5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub percent: Option<i32>,
+    /// `sha256:` digest of what was downloaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// Format of the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<crate::image::ImageFormat>,
+    /// Size of the disk that the image holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtual_size: Option<Quantity>,
+    /// Why it failed: DownloadFailed, ChecksumMismatch, DigestChanged, FormatMismatch, BackingFileRefused,
+    /// NotAnImage, LibvirtError.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The same in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// A domain that bears this project's mark.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HostDomain {
+    /// UUID of the domain.
+    pub uuid: String,
+    /// Name of the domain.
+    pub domain_name: String,
+    /// UID of the namespace kube-system of the cluster that made it.
+    #[serde(rename = "clusterID")]
+    pub cluster_id: String,
+    /// Namespace of its VirtualMachine.
+    pub namespace: String,
+    /// Name of its VirtualMachine.
+    pub name: String,
+    /// UID of its VirtualMachine.
+    pub uid: String,
+    /// Epoch of the placement that it was made for.
+    pub epoch: i64,
+    /// A QEMU process exists.
+    pub active: bool,
+    /// No VirtualMachine with this UID is placed on this host.
+    #[serde(default, skip_serializing_if = "crate::common::is_default")]
+    pub orphan: bool,
+}

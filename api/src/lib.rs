@@ -1,0 +1,57 @@
+//! The objects of KubeVMM as Rust types: what users write, what the controller and the executors report, and the
+//! pure rules that both sides must agree on (names, merging of class and VM, whether a VM should run).
+//!
+//! This crate does no I/O. The custom resource definitions in `yamls/10-crds.yaml` are generated from it
+//! ([`crd::manifest`]); a doc comment here is what `kubectl explain` shows.
+
+pub mod class;
+pub mod common;
+pub mod condition;
+pub mod crd;
+pub mod disk;
+pub mod effective;
+pub mod hypervisor;
+pub mod image;
+pub mod names;
+pub mod network;
+pub mod pool;
+pub mod power;
+pub mod quantity;
+pub mod vm;
+
+pub use class::{VirtualMachineClass, VirtualMachineClassSpec};
+pub use disk::{VirtualMachineDisk, VirtualMachineDiskSpec, VirtualMachineDiskStatus};
+pub use hypervisor::{Hypervisor, HypervisorSpec, HypervisorStatus};
+pub use image::{
+    ClusterVirtualMachineImage, ClusterVirtualMachineImageSpec, VirtualMachineImage, VirtualMachineImageSpec,
+    VirtualMachineImageStatus,
+};
+pub use network::{
+    ClusterVirtualMachineNetwork, ClusterVirtualMachineNetworkSpec, VirtualMachineNetwork, VirtualMachineNetworkSpec,
+    VirtualMachineNetworkStatus,
+};
+pub use pool::{VirtualMachineStoragePool, VirtualMachineStoragePoolSpec, VirtualMachineStoragePoolStatus};
+pub use quantity::Quantity;
+pub use vm::{VirtualMachine, VirtualMachineSpec, VirtualMachineStatus};
+
+/// The API group of every kind.
+pub const GROUP: &str = "kubevmm.io";
+/// The served and stored version.
+pub const VERSION: &str = "v1beta1";
+/// The one finalizer; put on and taken off by the controller only.
+pub const FINALIZER: &str = "kubevmm.io/cleanup";
+/// Annotation that makes one storage pool and one cluster network the default ones (`"true"`).
+pub const IS_DEFAULT: &str = "kubevmm.io/is-default";
+/// Label of a placement pod: the name of its VirtualMachine.
+pub const LABEL_VM: &str = "kubevmm.io/vm";
+/// Label of a placement pod: the UID of its VirtualMachine.
+pub const LABEL_VM_UID: &str = "kubevmm.io/vm-uid";
+/// Label of a placement pod: the epoch of the placement that it stands for.
+pub const LABEL_EPOCH: &str = "kubevmm.io/epoch";
+/// Namespace of the controller, the executors and their Leases.
+pub const SYSTEM_NAMESPACE: &str = "kubevmm-system";
+/// Field manager of the controller's server-side applies.
+pub const MANAGER_CONTROLLER: &str = "kubevmm-controller";
+/// Field manager of every executor's server-side applies: one name for all hosts, so that after a move the new
+/// host's report replaces the old one's.
+pub const MANAGER_EXECUTOR: &str = "kubevmm-executor";

@@ -1,0 +1,94 @@
+//! Whether a VM should run: the one rule that controller and executor share.
+//!
+//! ```text
+//! Halted  off
+//! Always  on
+//! Manual  on  after Start or Restart, until the domain has ended since
+//!         off after Stop, and before any request
+//! ```
+
+use crate::vm::{PowerAction, PowerRequest, PowerResult, RunStrategy, VirtualMachineSpec, VirtualMachineStatus};
+
+/// The request that has not been answered yet.
+pub fn pending<'a>(spec: &'a VirtualMachineSpec, status: &VirtualMachineStatus) -> Option<&'a PowerRequest> {
+    let request = spec.power_request.as_ref()?;
+    let answered = status.last_power_request.as_ref().is_some_and(|last| last.id == request.id);
+    (!answered).then_some(request)
+}
+
+/// Whether the VM should run. A VM that is being deleted never should; that is the caller's to see.
+pub fn should_run(spec: &VirtualMachineSpec, status: &VirtualMachineStatus) -> bool {
+    match spec.run_strategy {
+        RunStrategy::Always => true,
+        RunStrategy::Halted => false,
+        RunStrategy::Manual => match pending(spec, status) {
+            Some(request) => request.action != PowerAction::Stop,
+            None => ran_by_request(status),
+        },
+    }
+}
+
+/// The last request started the VM, and the domain has not ended since.
+fn ran_by_request(status: &VirtualMachineStatus) -> bool {
+    let Some(last) = &status.last_power_request else { return false };
+    let started =
+        matches!(last.action, PowerAction::Start | PowerAction::Restart) && last.result != PowerResult::Failed;
+    let ended_since =
+        status.last_stop.as_ref().is_some_and(|stop| stop.request_id.as_deref() == Some(last.id.as_str()));
+    started && !ended_since
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::{LastPowerRequest, LastStop, StopReason};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    fn spec(strategy: RunStrategy, request: Option<(&str, PowerAction)>) -> VirtualMachineSpec {
+        VirtualMachineSpec {
+            run_strategy: strategy,
+            power_request: request.map(|(id, action)| PowerRequest { id: id.into(), action, force: false }),
+            ..Default::default()
+        }
+    }
+
+    fn status(last: Option<(&str, PowerAction)>, stopped_after: Option<&str>) -> VirtualMachineStatus {
+        VirtualMachineStatus {
+            last_power_request: last.map(|(id, action)| LastPowerRequest {
+                id: id.into(),
+                action,
+                result: PowerResult::Completed,
+            }),
+            last_stop: stopped_after.map(|id| LastStop {
+                reason: StopReason::GuestShutdown,
+                time: Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH),
+                request_id: Some(id.into()),
+            }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn strategies() {
+        use PowerAction::{Restart, Start, Stop};
+        use RunStrategy::{Always, Halted, Manual};
+        let nothing = VirtualMachineStatus::default();
+        assert!(should_run(&spec(Always, None), &nothing));
+        assert!(!should_run(&spec(Halted, None), &nothing));
+        assert!(!should_run(&spec(Manual, None), &nothing));
+        assert!(should_run(&spec(Manual, Some(("1", Start))), &nothing));
+        assert!(should_run(&spec(Manual, Some(("1", Restart))), &nothing));
+        assert!(should_run(&spec(Manual, Some(("1", Start))), &status(Some(("1", Start)), None)));
+        assert!(!should_run(&spec(Manual, Some(("2", Stop))), &status(Some(("1", Start)), None)));
+        assert!(!should_run(&spec(Manual, Some(("2", Stop))), &status(Some(("2", Stop)), Some("1"))));
+    }
+
+    #[test]
+    fn a_manual_vm_stays_off_after_its_guest_has_ended() {
+        use PowerAction::Start;
+        let manual = spec(RunStrategy::Manual, Some(("2", Start)));
+        assert!(!should_run(&manual, &status(Some(("2", Start)), Some("2"))));
+        assert!(should_run(&manual, &status(Some(("2", Start)), Some("1"))), "an older stop does not count");
+        assert!(should_run(&manual, &status(Some(("1", Start)), Some("1"))), "a new request starts it again");
+    }
+}

@@ -1,0 +1,534 @@
+//! VirtualMachine: one libvirt domain, and the strategy by which it runs.
+
+use k8s_openapi::api::core::v1::Toleration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use crate::common::{FirmwareType, Machine, NetworkRef, dns_label};
+use crate::disk::VirtualMachineDiskSpec;
+use crate::quantity::Quantity;
+
+/// A virtual machine on a libvirt host: its hardware, its disks and networks, and when it runs.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "kubevmm.io",
+    version = "v1beta1",
+    kind = "VirtualMachine",
+    plural = "virtualmachines",
+    shortname = "vm",
+    category = "kubevmm",
+    namespaced,
+    status = "VirtualMachineStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    doc = "A virtual machine: one libvirt domain on one host. It keeps running whatever happens to Kubernetes or to this project.",
+    selectable = ".status.nodeName",
+    printcolumn(name = "Status", type_ = "string", json_path = ".status.printableStatus"),
+    printcolumn(name = "Node", type_ = "string", json_path = ".status.nodeName"),
+    printcolumn(name = "Address", type_ = "string", json_path = ".status.interfaces[0].addresses[0]"),
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
+    printcolumn(name = "Strategy", type_ = "string", json_path = ".spec.runStrategy", priority = "1"),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].message"#,
+        priority = "1"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {
+        "rule": "has(self.className) || (has(self.memory) && has(self.memory.size))",
+        "message": "spec.memory.size is required when no spec.className gives it",
+    },
+    {
+        "rule": "!has(self.powerRequest) || (has(oldSelf.powerRequest) && oldSelf.powerRequest.id == self.powerRequest.id) || self.runStrategy != 'Halted'",
+        "message": "spec.powerRequest is not accepted while spec.runStrategy is Halted: set spec.runStrategy to Always or Manual to start the VM",
+    },
+    {
+        "rule": "!has(self.powerRequest) || (has(oldSelf.powerRequest) && oldSelf.powerRequest.id == self.powerRequest.id) || self.runStrategy != 'Always' || self.powerRequest.action == 'Restart'",
+        "message": "with spec.runStrategy Always, spec.powerRequest accepts only Restart: set spec.runStrategy to Halted to stop the VM, or to Manual to start and stop it by request",
+    },
+    {
+        "rule": "self.?firmware.?uuid.orValue('') == oldSelf.?firmware.?uuid.orValue('')",
+        "message": "spec.firmware.uuid is immutable: guests key licences and cloud-init on it; create a new VirtualMachine instead",
+    },
+]))]
+pub struct VirtualMachineSpec {
+    /// When the VM runs. Always (default): it is started, and started again after every stop. Manual: only
+    /// spec.powerRequest starts and stops it. Halted: it is off.
+    #[serde(default)]
+    pub run_strategy: RunStrategy,
+    /// VirtualMachineClass that gives what this spec leaves out; what this spec says overrides it, leaf by leaf.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "dns_label")]
+    pub class_name: Option<String>,
+    /// Virtual CPUs. One, when neither this nor the class says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Cpu>,
+    /// Memory of the guest. Required here or in the class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
+    /// Chipset. q35, when neither this nor the class says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Machine>,
+    /// Firmware and the identity that the guest sees.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<Firmware>,
+    /// Disks, in the order in which the guest sees them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 24), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub disks: Vec<Disk>,
+    /// Network interfaces, in the order in which the guest sees them. None is added by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"], "x-kubernetes-validations" = [{
+        "rule": "self.filter(n, has(n.macAddress)).all(n, self.filter(m, has(m.macAddress) && m.macAddress.lowerAscii() == n.macAddress.lowerAscii()).size() == 1)",
+        "message": "two networks have the same macAddress: each NIC needs its own, or none to get one by itself",
+    }]))]
+    pub networks: Vec<NetworkInterface>,
+    /// First-boot configuration for cloud-init in the guest (NoCloud data source, on a small read-only disk).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cloud_init: Option<CloudInit>,
+    /// On which nodes the VM may run, in the vocabulary of pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Placement>,
+    /// Seconds that the guest has for its own shutdown before the domain is destroyed. Default 60.
+    #[serde(default = "default_grace", skip_serializing_if = "is_default_grace")]
+    #[schemars(range(min = 0, max = 3600))]
+    pub termination_grace_period_seconds: i64,
+    /// One request to change the power state; a new `id` is a new request. It is answered in
+    /// status.lastPowerRequest. `virtctl start|stop|restart` write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_request: Option<PowerRequest>,
+}
+
+/// Default of `terminationGracePeriodSeconds`.
+pub const DEFAULT_GRACE_SECONDS: i64 = 60;
+
+fn default_grace() -> i64 {
+    DEFAULT_GRACE_SECONDS
+}
+
+fn is_default_grace(seconds: &i64) -> bool {
+    *seconds == DEFAULT_GRACE_SECONDS
+}
+
+/// When a VM runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RunStrategy {
+    /// Started, and started again after every stop: the guest's own shutdown, a crash, a restart of the host.
+    #[default]
+    Always,
+    /// Started and stopped only by spec.powerRequest.
+    Manual,
+    /// Off.
+    Halted,
+}
+
+/// Virtual CPUs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Cpu {
+    /// Number of virtual CPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 512))]
+    pub cores: Option<u32>,
+    /// CPU that the scheduler reserves on the node. 100m for each virtual CPU, when neither this nor the class says
+    /// otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "cpu_request")]
+    pub request: Option<Quantity>,
+}
+
+fn cpu_request(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let mut schema = <Quantity as JsonSchema>::json_schema(generator);
+    schema.insert(
+        "x-kubernetes-validations".into(),
+        serde_json::json!([{
+            "rule": "isQuantity(string(self)) && quantity(string(self)).compareTo(quantity('1m')) >= 0 && quantity(string(self)).compareTo(quantity('1024')) <= 0",
+            "message": "must be between 1m and 1024: write CPU such as 500m or 2",
+        }]),
+    );
+    schema
+}
+
+/// Memory of the guest.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Memory {
+    /// Memory that the guest sees at its start, for example 2Gi. At least 1Mi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::common::size")]
+    pub size: Option<Quantity>,
+}
+
+/// Firmware and identity of the guest.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Firmware {
+    /// Firmware: bios (SeaBIOS).
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<FirmwareType>,
+    /// UUID of the libvirt domain, which the guest sees as its SMBIOS system UUID. The object's UID, when left out.
+    /// Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 36), regex(pattern = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"))]
+    pub uuid: Option<String>,
+}
+
+/// Bus on which the guest sees a disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskBus {
+    /// virtio-blk: `/dev/vda`; the default.
+    #[default]
+    Virtio,
+    /// virtio-scsi: `/dev/sda`.
+    Scsi,
+    /// AHCI: `/dev/sda`, for guests without virtio drivers.
+    Sata,
+}
+
+/// A disk of the VM: exactly one of `template` and `diskName`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "has(self.template) != has(self.diskName)",
+    "message": "a disk needs exactly one of template (a new disk of this VM) and diskName (an existing VirtualMachineDisk)",
+}]))]
+pub struct Disk {
+    /// Name of the disk within the VM; the guest sees it as the disk's serial.
+    #[schemars(schema_with = "dns_label")]
+    pub name: String,
+    /// Place in the boot order; 1 is first. Without any, the guest boots from its first disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 64))]
+    pub boot_order: Option<u32>,
+    /// Bus: virtio (default), scsi or sata.
+    #[serde(default, skip_serializing_if = "crate::common::is_default")]
+    pub bus: DiskBus,
+    /// A VirtualMachineDisk that is created with the VM, named `<vm>-<disk>`, and deleted with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<VirtualMachineDiskSpec>,
+    /// An existing VirtualMachineDisk of the same namespace. It outlives the VM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "dns_label")]
+    pub disk_name: Option<String>,
+}
+
+/// Model of a network card.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum NicModel {
+    /// virtio-net; the default.
+    #[default]
+    Virtio,
+    /// Intel 82574L, for guests without virtio drivers.
+    E1000e,
+}
+
+/// A network interface of the VM.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkInterface {
+    /// Name of the interface within the VM.
+    #[schemars(schema_with = "dns_label")]
+    pub name: String,
+    /// The network that it is connected to. The default cluster network, when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkRef>,
+    /// Model: virtio (default) or e1000e.
+    #[serde(default, skip_serializing_if = "crate::common::is_default")]
+    pub model: NicModel,
+    /// MAC address, unicast. When left out, a locally administered one that never changes, shown in
+    /// status.interfaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 17), regex(pattern = "^[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}$"))]
+    pub mac_address: Option<String>,
+}
+
+/// First-boot configuration: NoCloud.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "!(has(self.userData) && has(self.userDataSecretName))",
+    "message": "only one of cloudInit.userData and cloudInit.userDataSecretName can be given",
+}]))]
+pub struct CloudInit {
+    /// User data as it is: `#cloud-config` or a script. For what is secret use userDataSecretName.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 65536))]
+    pub user_data: Option<String>,
+    /// Network configuration (version 1 or 2) as it is. DHCP on every interface, when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 65536))]
+    pub network_data: Option<String>,
+    /// Secret of the same namespace whose key `userData` holds the user data (and key `networkData`, if there, the
+    /// network configuration). It reaches the host through the placement pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub user_data_secret_name: Option<String>,
+}
+
+/// Where the VM may run: copied to its placement pod.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Placement {
+    /// Labels that the node must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that the VM tolerates.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
+    pub tolerations: Vec<Toleration>,
+    /// PriorityClass of the VM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub priority_class_name: Option<String>,
+}
+
+/// A change of power state that is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PowerAction {
+    /// Start the VM.
+    Start,
+    /// Shut the guest down; after the grace period, destroy the domain.
+    Stop,
+    /// Stop, then start: the guest gets new virtual hardware, with what changed in the spec.
+    Restart,
+}
+
+/// One request to change the power state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PowerRequest {
+    /// Identity of the request, chosen by who asks: a new value is a new request.
+    #[schemars(length(min = 1, max = 63))]
+    pub id: String,
+    /// Start, Stop or Restart.
+    pub action: PowerAction,
+    /// Do not wait for the guest: destroy the domain at once. Data that the guest has not written is lost.
+    #[serde(default, skip_serializing_if = "crate::common::is_default")]
+    pub force: bool,
+}
+
+/// What is known of a VM.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualMachineStatus {
+    /// Generation of the spec that this status answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The state in one word, for people: Pending, Scheduling, Provisioning, Starting, Running, Paused, Stopping,
+    /// Stopped, Terminating, Unknown. Programs read the conditions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub printable_status: Option<String>,
+    /// Node on whose host the VM is defined; its executor drives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+    /// The controller's decision where the VM runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<PlacementStatus>,
+    /// Epoch whose domain the executor has stopped and undefined on request: the VM is on no host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub released_epoch: Option<i64>,
+    /// The libvirt domain, while one is defined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub domain: Option<DomainStatus>,
+    /// Network interfaces with their addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub interfaces: Vec<InterfaceStatus>,
+    /// Disks as the domain has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub disks: Vec<DiskStatus>,
+    /// The spec, merged from class, VM and defaults, with which the running domain was started. What differs from
+    /// the merged spec of now is the condition RestartRequired.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effective: Option<crate::effective::EffectiveSpec>,
+    /// The last time the domain stopped, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_stop: Option<LastStop>,
+    /// The last spec.powerRequest that was carried out or refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_power_request: Option<LastPowerRequest>,
+    /// Scheduled, DisksReady, Ready, RestartRequired, AgentConnected, AddressesKnown, HostReleased.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "crate::common::conditions")]
+    pub conditions: Vec<Condition>,
+}
+
+/// The controller's decision where a VM runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlacementStatus {
+    /// Number of the placement: grows by one with each; a domain with a higher one is never overruled.
+    pub epoch: i64,
+    /// The placement pod, while the VM should run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_name: Option<String>,
+    /// UID of the placement pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "podUID")]
+    pub pod_uid: Option<String>,
+    /// Session of the executor (holder of its Lease) that may start the domain at this epoch. A session that began
+    /// later asks anew: so a restored etcd starts nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed: Option<String>,
+    /// What the executor shall give up: None (default) or Stop (stop the domain, undefine it, report releasedEpoch).
+    #[serde(default, skip_serializing_if = "crate::common::is_default")]
+    pub release: Release,
+}
+
+/// What an executor shall give up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Release {
+    /// Nothing: the VM is this host's.
+    #[default]
+    None,
+    /// Stop and undefine the domain: the VM moves to another host.
+    Stop,
+}
+
+/// State of a domain, in libvirt's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DomainState {
+    /// VIR_DOMAIN_RUNNING, or blocked on a resource.
+    Running,
+    /// VIR_DOMAIN_PAUSED.
+    Paused,
+    /// VIR_DOMAIN_SHUTDOWN: the guest is shutting down.
+    ShuttingDown,
+    /// VIR_DOMAIN_SHUTOFF.
+    Shutoff,
+    /// VIR_DOMAIN_CRASHED.
+    Crashed,
+    /// VIR_DOMAIN_PMSUSPENDED.
+    Suspended,
+}
+
+impl DomainState {
+    /// Whether a QEMU process exists.
+    pub fn is_active(self) -> bool {
+        !matches!(self, Self::Shutoff | Self::Crashed)
+    }
+}
+
+/// The libvirt domain of a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DomainStatus {
+    /// Name of the domain: `<namespace>.<name>`.
+    pub name: String,
+    /// UUID of the domain.
+    pub uuid: String,
+    /// Epoch that is written in the domain's metadata.
+    pub epoch: i64,
+    /// State, in libvirt's words.
+    pub state: DomainState,
+    /// Generation of the spec that the domain was defined from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<i64>,
+    /// When the domain was last started by this project.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Time>,
+}
+
+/// A network interface as the domain has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InterfaceStatus {
+    /// Name of the interface in spec.networks.
+    pub name: String,
+    /// MAC address.
+    pub mac_address: String,
+    /// Addresses, first those that others can reach: from the guest agent, else DHCP leases, else ARP.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+    /// Where the addresses come from: Agent, Lease or ARP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<AddressSource>,
+}
+
+/// Where an address is known from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AddressSource {
+    /// The guest agent.
+    Agent,
+    /// A lease of libvirt's DHCP server.
+    Lease,
+    /// The host's ARP table.
+    ARP,
+}
+
+/// A disk as the domain has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskStatus {
+    /// Name of the disk in spec.disks.
+    pub name: String,
+    /// Name of its VirtualMachineDisk.
+    pub disk_name: String,
+    /// Device that libvirt calls it by, for example vda.
+    pub target: String,
+}
+
+/// Why a domain stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum StopReason {
+    /// The guest shut itself down.
+    GuestShutdown,
+    /// Asked for by spec.runStrategy, spec.powerRequest, a move or the object's deletion.
+    Requested,
+    /// The guest or QEMU crashed.
+    Crashed,
+    /// The host asked QEMU to end (SIGTERM), as at the host's own shutdown.
+    HostRequest,
+    /// Somebody else destroyed the domain.
+    Destroyed,
+    /// It stopped while nobody watched: the host restarted, or the executor was away.
+    Unknown,
+}
+
+/// The last stop of a domain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LastStop {
+    /// Why it stopped.
+    pub reason: StopReason,
+    /// When it stopped.
+    pub time: Time,
+    /// The last power request that was answered when the domain stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "requestID")]
+    pub request_id: Option<String>,
+}
+
+/// What became of a power request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum PowerResult {
+    /// Carried out.
+    Completed,
+    /// There was nothing to do: the VM was in the asked state.
+    AlreadyDone,
+    /// Could not be carried out; the condition Ready says why.
+    Failed,
+}
+
+/// The last answered power request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LastPowerRequest {
+    /// Its id.
+    pub id: String,
+    /// What was asked for.
+    pub action: PowerAction,
+    /// What became of it.
+    pub result: PowerResult,
+}
