@@ -1,0 +1,14 @@
+//! libvirt XML as a tree, and everything that is made from it or read out of it.
+//!
+//! [`Tree`] is the one form in which this project holds a libvirt document. XML is generated only by writing a tree
+//! ([`Tree::to_xml`]); no other crate formats XML. The library does no I/O.
+
+pub mod error;
+pub mod lower;
+pub mod mark;
+pub mod tree;
+mod xml;
+
+pub use error::{Error, Result};
+pub use tree::{Attribute, Element, Node, Tree};
+pub use xml::MAX_DEPTH;

@@ -1,0 +1,197 @@
+//! Lexical rules of XML 1.0 that are below the level of markup: characters, names, references, attributes.
+
+use std::borrow::Cow;
+
+/// A rule that was broken, and the byte offset in the text that was scanned.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Broken {
+    pub(super) at: usize,
+    pub(super) what: String,
+}
+
+fn broken<T>(at: usize, what: impl Into<String>) -> Result<T, Broken> {
+    Err(Broken { at, what: what.into() })
+}
+
+/// The first character that XML 1.0 forbids in a document, as a byte offset.
+pub(super) fn forbidden_character(text: &str) -> Option<usize> {
+    let bytes = text.as_bytes();
+    bytes.iter().enumerate().position(|(at, &b)| match b {
+        b'\t' | b'\n' | b'\r' => false,
+        0..0x20 => true,
+        // U+FFFE and U+FFFF are EF BF BE and EF BF BF.
+        0xEF => matches!(bytes.get(at + 1..at + 3), Some([0xBF, 0xBE | 0xBF])),
+        _ => false,
+    })
+}
+
+/// XML 1.0, production 5.
+pub(super) fn is_name(name: &str) -> bool {
+    let mut characters = name.chars();
+    let colons = name.bytes().filter(|b| *b == b':').count();
+    characters.next().is_some_and(is_name_start)
+        && characters.all(is_name_character)
+        // A name has at most one prefix (Namespaces in XML 1.0, production 7).
+        && (colons == 0 || (colons == 1 && !name.starts_with(':') && !name.ends_with(':')))
+}
+
+fn is_name_start(c: char) -> bool {
+    matches!(c, ':' | '_' | 'A'..='Z' | 'a'..='z' | '\u{C0}'..='\u{D6}' | '\u{D8}'..='\u{F6}' | '\u{F8}'..='\u{2FF}'
+        | '\u{370}'..='\u{37D}' | '\u{37F}'..='\u{1FFF}' | '\u{200C}'..='\u{200D}' | '\u{2070}'..='\u{218F}'
+        | '\u{2C00}'..='\u{2FEF}' | '\u{3001}'..='\u{D7FF}' | '\u{F900}'..='\u{FDCF}' | '\u{FDF0}'..='\u{FFFD}'
+        | '\u{10000}'..='\u{EFFFF}')
+}
+
+fn is_name_character(c: char) -> bool {
+    is_name_start(c) || matches!(c, '-' | '.' | '0'..='9' | '\u{B7}' | '\u{300}'..='\u{36F}' | '\u{203F}'..='\u{2040}')
+}
+
+/// The character that `&reference;` stands for.
+pub(super) fn resolve(reference: &str) -> Result<char, String> {
+    let number = match reference {
+        "lt" => return Ok('<'),
+        "gt" => return Ok('>'),
+        "amp" => return Ok('&'),
+        "apos" => return Ok('\''),
+        "quot" => return Ok('"'),
+        _ => match reference.strip_prefix('#') {
+            Some(number) => number,
+            None => return Err(format!("entity &{reference}; is not defined: only XML's own five are read")),
+        },
+    };
+    let code = match number.strip_prefix('x') {
+        Some(hex) if hex.bytes().all(|b| b.is_ascii_hexdigit()) => u32::from_str_radix(hex, 16).ok(),
+        None if number.bytes().all(|b| b.is_ascii_digit()) => number.parse().ok(),
+        _ => None,
+    };
+    match code.and_then(char::from_u32) {
+        Some(c) if is_character(c) => Ok(c),
+        _ => Err(format!("&{reference}; is not a character of XML")),
+    }
+}
+
+fn is_character(c: char) -> bool {
+    matches!(c, '\t' | '\n' | '\r' | '\u{20}'..='\u{D7FF}' | '\u{E000}'..='\u{FFFD}' | '\u{10000}'..)
+}
+
+/// The attributes in the inside of a start tag after the element's name, in order. `each` takes name and value; it is
+/// called with the value normalised (references resolved, other white space made spaces).
+pub(super) fn attributes(
+    raw: &str,
+    mut each: impl FnMut(&str, Cow<'_, str>) -> Result<(), String>,
+) -> Result<(), Broken> {
+    let bytes = raw.as_bytes();
+    let mut at = 0;
+    loop {
+        let space = at;
+        at += blank(&bytes[at..]);
+        if at == bytes.len() {
+            return Ok(());
+        }
+        if at == space {
+            return broken(at, "white space is missing before an attribute");
+        }
+        let start = at;
+        at += bytes[at..].iter().take_while(|b| !matches!(b, b'=' | b' ' | b'\t' | b'\n' | b'\r')).count();
+        let name = &raw[start..at];
+        if !is_name(name) {
+            return broken(start, format!("'{name}' is not a name of an attribute"));
+        }
+        at += blank(&bytes[at..]);
+        if bytes.get(at) != Some(&b'=') {
+            return broken(at, format!("attribute {name} has no value"));
+        }
+        at += 1;
+        at += blank(&bytes[at..]);
+        let quote = match bytes.get(at) {
+            Some(q @ (b'\'' | b'"')) => *q,
+            _ => return broken(at, format!("the value of attribute {name} is not quoted")),
+        };
+        at += 1;
+        let Some(length) = bytes[at..].iter().position(|b| *b == quote) else {
+            return broken(at, format!("the value of attribute {name} does not end"));
+        };
+        let value = normalised(&raw[at..at + length]).map_err(|b| Broken { at: at + b.at, ..b })?;
+        each(name, value).map_err(|what| Broken { at: start, what })?;
+        at += length + 1;
+    }
+}
+
+fn blank(bytes: &[u8]) -> usize {
+    bytes.iter().take_while(|b| matches!(b, b' ' | b'\t' | b'\n' | b'\r')).count()
+}
+
+/// An attribute's value after XML's normalisation.
+fn normalised(raw: &str) -> Result<Cow<'_, str>, Broken> {
+    let Some(first) = raw.bytes().position(|b| matches!(b, b'&' | b'<' | b'\t' | b'\n' | b'\r')) else {
+        return Ok(Cow::Borrowed(raw));
+    };
+    let mut out = String::with_capacity(raw.len());
+    out.push_str(&raw[..first]);
+    let mut rest = &raw[first..];
+    while let Some(c) = rest.chars().next() {
+        let at = raw.len() - rest.len();
+        match c {
+            '&' => {
+                let Some(end) = rest.find(';') else {
+                    return broken(at, "'&' begins a reference that does not end; a plain one is written &amp;");
+                };
+                out.push(resolve(&rest[1..end]).map_err(|what| Broken { at, what })?);
+                rest = &rest[end + 1..];
+                continue;
+            }
+            '<' => return broken(at, "'<' in the value of an attribute; it is written &lt;"),
+            '\t' | '\n' | '\r' => out.push(' '),
+            c => out.push(c),
+        }
+        rest = &rest[c.len_utf8()..];
+    }
+    Ok(Cow::Owned(out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scan(raw: &str) -> Result<Vec<(String, String)>, Broken> {
+        let mut out = Vec::new();
+        attributes(raw, |n, v| {
+            out.push((n.to_owned(), v.into_owned()));
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    #[test]
+    fn attributes_in_order_and_normalised() {
+        let got = scan(" a='1' b = \"&lt;&#x41;&#10;\"\n c='x\ty'").unwrap();
+        let want = [("a", "1"), ("b", "<A\n"), ("c", "x y")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn broken_attributes_name_their_place() {
+        for (raw, at) in [(" a", 2), (" a=1", 3), (" a='1'b='2'", 6), (" 1='2'", 1), (" a='<'", 4), (" a='&x;'", 4)] {
+            assert_eq!(scan(raw).unwrap_err().at, at, "{raw}");
+        }
+    }
+
+    #[test]
+    fn references() {
+        assert_eq!(resolve("#13"), Ok('\r'));
+        assert_eq!(resolve("#x1F600"), Ok('😀'));
+        for bad in ["nbsp", "#0", "#xD800", "#", "#x", "#+1", "#12345678901", ""] {
+            assert!(resolve(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names() {
+        for good in ["a", "qemu:arg", "on_crash", "x-y.z", "é"] {
+            assert!(is_name(good), "{good}");
+        }
+        for bad in ["", "1a", "-a", "a b", "a:b:c", ":a", "a:", "a<"] {
+            assert!(!is_name(bad), "{bad}");
+        }
+    }
+}
