@@ -6,6 +6,7 @@
 pub mod error;
 pub mod lower;
 pub mod mark;
+pub mod read;
 pub mod tree;
 mod xml;
 
