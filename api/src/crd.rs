@@ -1,7 +1,7 @@
 //! The custom resource definitions: derived from the types, completed by the rules that every kind follows.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps, ValidationRule,
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, ValidationRule,
 };
 use kube::CustomResourceExt;
 
@@ -54,6 +54,7 @@ fn complete(root: &mut JSONSchemaProps, node_named: bool) {
             ..Default::default()
         });
     }
+    plain_integers(root);
     let text = |description: &str, schema: &mut JSONSchemaProps| {
         schema.description.get_or_insert_with(|| description.to_owned());
     };
@@ -67,10 +68,20 @@ fn complete(root: &mut JSONSchemaProps, node_named: bool) {
     }
 }
 
+/// Kubernetes knows int32 and int64 only; Rust's other widths are bounds, which the schema has anyway.
+fn plain_integers(schema: &mut JSONSchemaProps) {
+    if schema.format.as_deref().is_some_and(|format| format.starts_with("uint")) {
+        schema.format = None;
+    }
+    schema.properties.iter_mut().flatten().for_each(|(_, property)| plain_integers(property));
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        plain_integers(items);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaPropsOrArray;
 
     fn undescribed(path: &str, schema: &JSONSchemaProps, out: &mut Vec<String>) {
         for (name, property) in schema.properties.iter().flatten() {

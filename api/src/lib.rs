@@ -4,6 +4,9 @@
 //! This crate does no I/O. The custom resource definitions in `yamls/10-crds.yaml` are generated from it
 //! ([`crd::manifest`]); a doc comment here is what `kubectl explain` shows.
 
+// The columns of `kubectl get` repeat words.
+#![allow(clippy::duplicated_attributes)]
+
 pub mod class;
 pub mod common;
 pub mod condition;

@@ -20,7 +20,7 @@ impl Quantity {
     /// From a number of bytes, in the largest binary unit that divides it.
     pub fn from_bytes(bytes: u64) -> Self {
         for (shift, suffix) in [(60, "Ei"), (50, "Pi"), (40, "Ti"), (30, "Gi"), (20, "Mi"), (10, "Ki")] {
-            if bytes != 0 && bytes % (1 << shift) == 0 {
+            if bytes != 0 && bytes.is_multiple_of(1 << shift) {
                 return Self(format!("{}{suffix}", bytes >> shift));
             }
         }

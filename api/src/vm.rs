@@ -47,15 +47,17 @@ use crate::quantity::Quantity;
         "message": "spec.memory.size is required when no spec.className gives it",
     },
     {
-        "rule": "!has(self.powerRequest) || (has(oldSelf.powerRequest) && oldSelf.powerRequest.id == self.powerRequest.id) || self.runStrategy != 'Halted'",
+        "rule": "!has(self.powerRequest) || (oldSelf.hasValue() && has(oldSelf.value().powerRequest) && oldSelf.value().powerRequest.id == self.powerRequest.id) || self.runStrategy != 'Halted'",
         "message": "spec.powerRequest is not accepted while spec.runStrategy is Halted: set spec.runStrategy to Always or Manual to start the VM",
+        "optionalOldSelf": true,
     },
     {
-        "rule": "!has(self.powerRequest) || (has(oldSelf.powerRequest) && oldSelf.powerRequest.id == self.powerRequest.id) || self.runStrategy != 'Always' || self.powerRequest.action == 'Restart'",
+        "rule": "!has(self.powerRequest) || (oldSelf.hasValue() && has(oldSelf.value().powerRequest) && oldSelf.value().powerRequest.id == self.powerRequest.id) || self.runStrategy != 'Always' || self.powerRequest.action == 'Restart'",
         "message": "with spec.runStrategy Always, spec.powerRequest accepts only Restart: set spec.runStrategy to Halted to stop the VM, or to Manual to start and stop it by request",
+        "optionalOldSelf": true,
     },
     {
-        "rule": "self.?firmware.?uuid.orValue('') == oldSelf.?firmware.?uuid.orValue('')",
+        "rule": "(has(self.firmware) && has(self.firmware.uuid)) == (has(oldSelf.firmware) && has(oldSelf.firmware.uuid)) && (!has(self.firmware) || !has(self.firmware.uuid) || self.firmware.uuid == oldSelf.firmware.uuid)",
         "message": "spec.firmware.uuid is immutable: guests key licences and cloud-init on it; create a new VirtualMachine instead",
     },
 ]))]
@@ -87,7 +89,7 @@ pub struct VirtualMachineSpec {
     /// Network interfaces, in the order in which the guest sees them. None is added by itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"], "x-kubernetes-validations" = [{
-        "rule": "self.filter(n, has(n.macAddress)).all(n, self.filter(m, has(m.macAddress) && m.macAddress.lowerAscii() == n.macAddress.lowerAscii()).size() == 1)",
+        "rule": "self.all(n, !has(n.macAddress) || self.exists_one(m, has(m.macAddress) && m.macAddress.lowerAscii() == n.macAddress.lowerAscii()))",
         "message": "two networks have the same macAddress: each NIC needs its own, or none to get one by itself",
     }]))]
     pub networks: Vec<NetworkInterface>,
