@@ -1,0 +1,3 @@
+//! The executor of one libvirt host.
+
+pub mod libvirt;
