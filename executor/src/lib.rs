@@ -1,3 +1,21 @@
-//! The executor of one libvirt host.
+//! The executor of one libvirt host: it makes the VMs that are placed on its node real, and reports what it finds.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`vm`] | one task per VM, the only one to act on its domain |
+//! | [`hypervisor`] | the status of this host's Hypervisor object |
+//! | [`lease`] | the session, and the Lease that says that it lives |
+//! | [`store`] | watches: the API server's objects that concern this host |
+//! | [`host`] | what the parts need of each other |
+//! | [`libvirt`] | libvirt's C API, safe and async |
 
+pub mod api;
+mod error;
+pub mod events;
+pub mod host;
+pub mod hypervisor;
+pub mod lease;
 pub mod libvirt;
+pub mod store;
+
+pub use error::Error;

@@ -33,6 +33,7 @@ mod ffi;
 mod guest;
 mod handle;
 mod hypervisor;
+pub(crate) mod kvm_probe;
 mod network;
 mod storage_pool;
 mod storage_vol;
