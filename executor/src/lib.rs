@@ -2,7 +2,6 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`vm`] | one task per VM, the only one to act on its domain |
 //! | [`hypervisor`] | the status of this host's Hypervisor object |
 //! | [`lease`] | the session, and the Lease that says that it lives |
 //! | [`store`] | watches: the API server's objects that concern this host |
@@ -14,8 +13,10 @@ mod error;
 pub mod events;
 pub mod host;
 pub mod hypervisor;
+pub mod kvm;
 pub mod lease;
 pub mod libvirt;
+pub mod seed;
 pub mod store;
 
 pub use error::Error;

@@ -1,0 +1,176 @@
+//! The status of this host's Hypervisor object: one actor collects what the parts of the executor find, and writes it
+//! when it differs from what is there.
+//!
+//! Each part sets its own piece as often as it likes. A piece that has not been set since the start keeps what the
+//! executor before this one wrote.
+
+mod inventory;
+mod status;
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, Patch, PatchParams};
+use kubevmm_api::condition::Wanted;
+use kubevmm_api::hypervisor::{AcceleratorStatus, HostDomain, HostImage, HostNetwork, HostPool};
+use kubevmm_api::{Hypervisor, HypervisorStatus, MANAGER_EXECUTOR};
+use tokio::sync::{mpsc, oneshot};
+
+pub use inventory::{forward_events, run as run_inventory};
+pub use status::{HostFacts, Pieces, accelerator};
+
+use crate::store::Cache;
+
+/// Changes within this time are one write.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+/// The pause after a write that failed.
+const RETRY: Duration = Duration::from_secs(2);
+/// How long a write may take.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The way to the Hypervisor's status. Clones share it.
+#[derive(Clone)]
+pub struct HostReport(mpsc::UnboundedSender<Message>);
+
+enum Message {
+    Set(Box<dyn FnOnce(&mut Pieces) + Send>),
+    Written(oneshot::Sender<()>),
+}
+
+impl HostReport {
+    /// Starts the actor for the Hypervisor `node`.
+    pub fn start(client: kube::Client, node: &str, hypervisors: Cache<Hypervisor>) -> Self {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let writer = Writer { api: Api::all(client), node: node.to_owned(), hypervisors, pieces: Pieces::default() };
+        tokio::spawn(writer.run(receiver));
+        Self(sender)
+    }
+
+    /// The storage pools, all of them. Sizes are the caller's to hold still while they change by less than 1%.
+    pub fn pools(&self, pools: Vec<HostPool>) {
+        self.set(|pieces| pieces.pools = Some(pools));
+    }
+
+    /// The networks, all of them.
+    pub fn networks(&self, networks: Vec<HostNetwork>) {
+        self.set(|pieces| pieces.networks = Some(networks));
+    }
+
+    /// The images, all of them. What counts as there after a restart is what has been [`written`](Self::written).
+    pub fn images(&self, images: Vec<HostImage>) {
+        self.set(|pieces| pieces.images = Some(images));
+    }
+
+    /// The domains that bear a mark of ours, as they were read in `session`.
+    pub fn domains(&self, session: String, domains: Vec<HostDomain>) {
+        self.set(|pieces| pieces.domains = Some((session, domains)));
+    }
+
+    /// What libvirt says of the host.
+    pub fn facts(&self, facts: HostFacts) {
+        self.set(|pieces| pieces.facts = Some(facts));
+    }
+
+    /// How guests' CPUs run.
+    pub fn accelerator(&self, accelerator: AcceleratorStatus) {
+        self.set(|pieces| pieces.accelerator = Some(accelerator));
+    }
+
+    /// The condition Ready.
+    pub fn ready(&self, ready: Wanted) {
+        self.set(|pieces| pieces.ready = Some(ready));
+    }
+
+    /// Waits until all that was set before this call is in the API server: as long as it takes.
+    pub async fn written(&self) {
+        let (done, written) = oneshot::channel();
+        drop(self.0.send(Message::Written(done)));
+        // The actor ends with the process only.
+        drop(written.await);
+    }
+
+    fn set(&self, change: impl FnOnce(&mut Pieces) + Send + 'static) {
+        drop(self.0.send(Message::Set(Box::new(change))));
+    }
+}
+
+struct Writer {
+    api: Api<Hypervisor>,
+    node: String,
+    hypervisors: Cache<Hypervisor>,
+    pieces: Pieces,
+}
+
+impl Writer {
+    async fn run(mut self, mut messages: mpsc::UnboundedReceiver<Message>) {
+        self.hypervisors.ready().await;
+        let mut changes = self.hypervisors.changes();
+        // The answer of the last write: newer than the watch, until the watch moves.
+        let mut base = self.watched();
+        let mut waiting = Vec::new();
+        let mut pause = None;
+        loop {
+            tokio::select! {
+                message = messages.recv() => match message {
+                    Some(Message::Set(change)) => change(&mut self.pieces),
+                    Some(Message::Written(done)) => waiting.push(done),
+                    None => return,
+                },
+                _ = changes.changed() => base = self.watched(),
+                () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
+            }
+            if pause.is_none() {
+                tokio::time::sleep(DEBOUNCE).await;
+            }
+            while let Ok(message) = messages.try_recv() {
+                match message {
+                    Message::Set(change) => change(&mut self.pieces),
+                    Message::Written(done) => waiting.push(done),
+                }
+            }
+            if changes.has_changed().unwrap_or(false) {
+                changes.mark_unchanged();
+                base = self.watched();
+            }
+            pause = match self.write(&mut base).await {
+                Ok(()) => {
+                    waiting.drain(..).for_each(|done| _ = done.send(()));
+                    None
+                }
+                Err(error) => {
+                    tracing::warn!(hypervisor = self.node, %error, "cannot write the Hypervisor's status; trying again");
+                    Some(RETRY)
+                }
+            };
+        }
+    }
+
+    fn watched(&self) -> Option<Hypervisor> {
+        self.hypervisors.get_cluster(&self.node).map(|object| Hypervisor::clone(&object))
+    }
+
+    async fn write(&self, base: &mut Option<Hypervisor>) -> Result<(), crate::Error> {
+        let Some(object) = base.as_ref() else { return Err(crate::Error::NoHypervisor { node: self.node.clone() }) };
+        let before = object.status.clone().unwrap_or_default();
+        let now = Time(Timestamp::now());
+        let after = status::merged(&before, &self.pieces, object.metadata.generation, &now);
+        if after == before {
+            return Ok(());
+        }
+        *base = Some(self.patch(&after).await?);
+        Ok(())
+    }
+
+    async fn patch(&self, status: &HypervisorStatus) -> Result<Hypervisor, crate::Error> {
+        let patch = serde_json::json!({
+            "apiVersion": format!("{}/{}", kubevmm_api::GROUP, kubevmm_api::VERSION),
+            "kind": "Hypervisor",
+            "metadata": { "name": self.node },
+            "status": status,
+        });
+        let params = PatchParams::apply(MANAGER_EXECUTOR).force();
+        let patch = Patch::Apply(&patch);
+        crate::api::limited(WRITE_TIMEOUT, self.api.patch_status(&self.node, &params, &patch)).await
+    }
+}

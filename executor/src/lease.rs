@@ -1,0 +1,215 @@
+//! The session of this executor, and the Lease that says that it lives.
+//!
+//! ```text
+//!           open()              PUT or POST accepted
+//! closed ──────────▶ taking ─────────────────────────▶ held(id) ──┐ renewed: PUT with resourceVersion
+//!                      ▲                                  │  ▲    │
+//!                      │   conflict, or the Lease is gone │  └────┘
+//!                      └──────────────────────────────────┘
+//! ```
+//!
+//! A Lease that is not as this executor wrote it last means that the API server's memory went back in time, or that
+//! somebody else acts for this host. Either way everything that was agreed in the session is void: a new one begins, the
+//! host's domains are read and reported anew, and the controller confirms each placement again before a domain is
+//! started.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, PostParams};
+use kubevmm_api::SYSTEM_NAMESPACE;
+use tokio::sync::{Mutex, watch};
+use uuid::Uuid;
+
+use crate::Error;
+use crate::api::{is_conflict, is_not_found, limited};
+
+/// The pause after a request that failed.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// The session. Clones share it.
+#[derive(Clone)]
+pub struct Session(Arc<Inner>);
+
+struct Inner {
+    api: Api<Lease>,
+    node: String,
+    duration: Duration,
+    /// The Lease as it was written last; held during each request, so that they do not cross.
+    held: Mutex<Option<Lease>>,
+    id: watch::Sender<Option<String>>,
+    open: watch::Sender<bool>,
+}
+
+impl Session {
+    /// A session for `node`, closed for now: the Lease is taken after [`Session::open`].
+    pub fn start(client: kube::Client, node: &str, duration: Duration) -> Self {
+        let session = Self(Arc::new(Inner {
+            api: Api::namespaced(client, SYSTEM_NAMESPACE),
+            node: node.to_owned(),
+            duration,
+            held: Mutex::new(None),
+            id: watch::Sender::new(None),
+            open: watch::Sender::new(false),
+        }));
+        tokio::spawn(session.clone().keep());
+        session
+    }
+
+    /// Takes the Lease, now that this executor can say what runs on its host. A host whose libvirt was never reached has
+    /// no live Lease, and so holds up no decision about other hosts.
+    pub fn open(&self) {
+        self.0.open.send_replace(true);
+    }
+
+    /// The id of the session, the Lease's holder; `None` before the Lease is taken.
+    pub fn current(&self) -> Option<String> {
+        self.0.id.borrow().clone()
+    }
+
+    /// Learns of each new session.
+    pub fn subscribe(&self) -> watch::Receiver<Option<String>> {
+        self.0.id.subscribe()
+    }
+
+    /// Renews the Lease and returns the session that it proves.
+    ///
+    /// # Errors
+    /// [`Error::LeaseLost`] when a new session begins instead; other errors when the API server does not answer.
+    pub async fn renew(&self) -> Result<String, Error> {
+        let inner = &*self.0;
+        let mut held = inner.held.lock().await;
+        let lost = || Error::LeaseLost { name: inner.node.clone() };
+        let Some(lease) = held.as_ref() else { return Err(lost()) };
+        let renewed = renewed(lease, &now());
+        match inner.replace(&renewed).await {
+            Ok(lease) => {
+                let id = holder(&lease).to_owned();
+                *held = Some(lease);
+                Ok(id)
+            }
+            Err(error) if is_conflict(&error) || is_not_found(&error) => {
+                tracing::warn!(lease = inner.node, %error, "the Lease is not as it was written last: a new session begins");
+                *held = None;
+                inner.id.send_replace(None);
+                Err(lost())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn keep(self) {
+        let mut open = self.0.open.subscribe();
+        // The sender lives in `self`.
+        drop(open.wait_for(|open| *open).await);
+        let mut id = self.0.id.subscribe();
+        loop {
+            let held = id.borrow_and_update().is_some();
+            let done = if held { self.renew().await.map(drop) } else { self.take().await };
+            let pause = match done {
+                Ok(()) => self.0.duration / 4,
+                Err(Error::LeaseLost { .. }) => continue,
+                Err(error) => {
+                    tracing::warn!(lease = self.0.node, %error, "cannot renew the Lease; trying again");
+                    RETRY.min(self.0.duration / 4)
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                // A renewal before a start has found the Lease changed.
+                _ = id.wait_for(Option::is_none), if self.current().is_some() => {}
+            }
+        }
+    }
+
+    /// Begins a new session.
+    async fn take(&self) -> Result<(), Error> {
+        let inner = &*self.0;
+        let mut held = inner.held.lock().await;
+        let id = format!("{}_{}", inner.node, Uuid::new_v4());
+        let there = limited(inner.timeout(), inner.api.get_opt(&inner.node)).await?;
+        let wanted = taken(there.as_ref(), &inner.node, &id, inner.duration, &now());
+        let lease = match there {
+            Some(_) => inner.replace(&wanted).await?,
+            None => limited(inner.timeout(), inner.api.create(&PostParams::default(), &wanted)).await?,
+        };
+        *held = Some(lease);
+        tracing::info!(session = id, "a new session begins");
+        inner.id.send_replace(Some(id));
+        Ok(())
+    }
+}
+
+impl Inner {
+    async fn replace(&self, lease: &Lease) -> Result<Lease, Error> {
+        limited(self.timeout(), self.api.replace(&self.node, &PostParams::default(), lease)).await
+    }
+
+    fn timeout(&self) -> Duration {
+        self.duration / 4
+    }
+}
+
+fn now() -> MicroTime {
+    MicroTime(Timestamp::now())
+}
+
+fn holder(lease: &Lease) -> &str {
+    lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default()
+}
+
+/// The Lease in the hands of `id`; what is there gives its resourceVersion and its count of holders.
+fn taken(there: Option<&Lease>, node: &str, id: &str, duration: Duration, now: &MicroTime) -> Lease {
+    let mut lease = there.cloned().unwrap_or_default();
+    lease.metadata.name = Some(node.to_owned());
+    lease.metadata.managed_fields = None;
+    let transitions = lease.spec.as_ref().and_then(|spec| spec.lease_transitions).map_or(0, |count| count + 1);
+    lease.spec = Some(LeaseSpec {
+        holder_identity: Some(id.to_owned()),
+        lease_duration_seconds: i32::try_from(duration.as_secs()).ok(),
+        acquire_time: Some(now.clone()),
+        renew_time: Some(now.clone()),
+        lease_transitions: Some(transitions),
+        ..Default::default()
+    });
+    lease
+}
+
+fn renewed(lease: &Lease, now: &MicroTime) -> Lease {
+    let mut lease = lease.clone();
+    lease.metadata.managed_fields = None;
+    lease.spec.get_or_insert_default().renew_time = Some(now.clone());
+    lease
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> MicroTime {
+        MicroTime(Timestamp::from_second(second).unwrap())
+    }
+
+    #[test]
+    fn a_lease_is_taken_over_with_its_resource_version() {
+        let mut first = taken(None, "n1", "n1_a", Duration::from_secs(40), &at(1));
+        assert_eq!(holder(&first), "n1_a");
+        first.metadata.resource_version = Some("7".into());
+        let second = taken(Some(&first), "n1", "n1_b", Duration::from_secs(40), &at(2));
+        let spec = second.spec.clone().unwrap();
+        assert_eq!(second.metadata.resource_version.as_deref(), Some("7"));
+        assert_eq!((holder(&second), spec.lease_transitions), ("n1_b", Some(1)));
+        assert_eq!((spec.lease_duration_seconds, spec.acquire_time), (Some(40), Some(at(2))));
+    }
+
+    #[test]
+    fn a_renewal_changes_the_time_only() {
+        let first = taken(None, "n1", "n1_a", Duration::from_secs(40), &at(1));
+        let mut expected = first.clone();
+        expected.spec.as_mut().unwrap().renew_time = Some(at(9));
+        assert_eq!(renewed(&first, &at(9)), expected);
+    }
+}
