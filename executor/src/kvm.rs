@@ -1,4 +1,4 @@
-//! Can this host run guests with KVM? Decided by evidence: `/dev/kvm` may be there and still not run anything.
+//! Can this host run guests with KVM? Decided by evidence: `/dev/kvm` may be there and still not run any.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use crate::libvirt::kvm_probe;
 /// Where KVM is.
 pub const DEVICE: &str = "/dev/kvm";
 
-/// A few instructions take microseconds; a host that needs longer than this does not run guests either.
+/// The probe takes some 10 ms; a host that needs longer than this emulates guest code, which QEMU does better.
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// What the probe found.
@@ -23,7 +23,7 @@ pub enum KvmProbe {
     },
 }
 
-/// Runs a few instructions of guest code on `device` (normally [`DEVICE`]). Returns within a few seconds whatever the
+/// Runs a little 64-bit guest code on `device` (normally [`DEVICE`]). Returns within a few seconds whatever the
 /// kernel does.
 pub async fn probe(device: &Path) -> KvmProbe {
     let path = device.to_owned();
