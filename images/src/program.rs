@@ -1,0 +1,85 @@
+//! Builds the programs that go into the images.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+use crate::command;
+use crate::error::{Error, at};
+use crate::list::Image;
+
+/// Builds the programs of these images in one run of cargo for each way of linking.
+pub(crate) fn build(images: &[&Image]) -> Result<(), Error> {
+    for is_static in [false, true] {
+        let mut packages =
+            images.iter().filter(|image| image.is_static == is_static).map(|image| &image.program).peekable();
+        if packages.peek().is_none() {
+            continue;
+        }
+        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.current_dir(workspace()).args(["build", "--release", "--locked"]);
+        if is_static {
+            // A target of its own, so that the flags do not reach build scripts and procedural macros.
+            cargo.args(["--target", &target()]);
+            cargo.env(flags_variable(), "-C target-feature=+crt-static -C relocation-model=static -C panic=abort");
+        }
+        for package in packages {
+            cargo.args(["--package", package]);
+        }
+        command::run(&mut cargo)?;
+    }
+    Ok(())
+}
+
+/// The program's bytes.
+pub(crate) fn read(image: &Image) -> Result<Vec<u8>, Error> {
+    let path = path(image);
+    fs::read(&path).map_err(at(path))
+}
+
+/// Where cargo has put the program.
+fn path(image: &Image) -> PathBuf {
+    let directory =
+        env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), |path| workspace().join(path));
+    let directory = if image.is_static { directory.join(target()) } else { directory };
+    directory.join("release").join(&image.program)
+}
+
+/// The root of the work tree.
+pub(crate) fn workspace() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}
+
+fn target() -> String {
+    format!("{}-unknown-linux-gnu", env::consts::ARCH)
+}
+
+fn flags_variable() -> String {
+    format!("CARGO_TARGET_{}_RUSTFLAGS", target().to_uppercase().replace('-', "_"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::list::{IMAGES, List};
+
+    #[test]
+    fn each_program_is_a_package_of_the_workspace() {
+        for image in List::parse(IMAGES).unwrap().images {
+            let is_package = |manifest: PathBuf| {
+                fs::read_to_string(manifest).is_ok_and(|text| text.contains(&format!("name = {:?}", image.program)))
+            };
+            let candidates = [format!("{}/Cargo.toml", image.name), format!("images/{}/Cargo.toml", image.name)];
+            assert!(candidates.iter().any(|path| is_package(workspace().join(path))), "{}", image.program);
+        }
+    }
+
+    #[test]
+    fn a_static_program_has_a_directory_of_its_own() {
+        let list = List::parse(IMAGES).unwrap();
+        let [controller, _, pause] = &list.images[..] else { panic!("three images") };
+        assert!(path(controller).ends_with("release/kubevmm-controller"));
+        assert!(path(pause).ends_with(format!("{}/release/kubevmm-pause", target())));
+    }
+}
