@@ -6,17 +6,25 @@
 //! | [`lease`] | the session, and the Lease that says that it lives |
 //! | [`store`] | watches: the API server's objects that concern this host |
 //! | [`host`] | what the parts need of each other |
+//! | [`pool`], [`image`], [`disk`] | storage: pools, cached images, volumes |
+//! | [`network`] | libvirt networks and bridges |
+//! | [`seed`], [`seed_pool`] | cloud-init seeds and where they lie |
 //! | [`libvirt`] | libvirt's C API, safe and async |
 
 pub mod api;
+pub mod disk;
 mod error;
 pub mod events;
 pub mod host;
 pub mod hypervisor;
+pub mod image;
 pub mod kvm;
 pub mod lease;
 pub mod libvirt;
+pub mod network;
+pub mod pool;
 pub mod seed;
+pub mod seed_pool;
 pub mod store;
 
 pub use error::Error;

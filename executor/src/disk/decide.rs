@@ -1,0 +1,147 @@
+//! What is to be done about one disk on this host.
+
+use kubevmm_api::condition::{HOST_RELEASED, PROVISIONED, is_true};
+use kubevmm_api::disk::ReclaimPolicy;
+use kubevmm_api::{VirtualMachineDisk, names};
+
+/// Extension and format of the volumes of disks.
+pub const FORMAT: &str = "qcow2";
+
+/// What to do before a VM can use a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Write the volume's name into the status: only then may it be created.
+    Claim,
+    /// A volume of the name is there, and the disk was never provisioned: a creation that was cut short. Delete it.
+    Clear,
+    /// Create the volume, then write `Provisioned`.
+    Create,
+    /// The volume is there.
+    Use,
+    /// The volume was there once and is not any more. It is never created again.
+    Missing,
+    /// A volume of the name is there that this disk has never claimed.
+    Taken,
+    /// The disk is being deleted.
+    Deleted,
+}
+
+/// The name of the disk's volume.
+pub fn volume_name(disk: &VirtualMachineDisk) -> String {
+    let meta = &disk.metadata;
+    names::disk_volume(
+        meta.namespace.as_deref().unwrap_or_default(),
+        meta.name.as_deref().unwrap_or_default(),
+        meta.uid.as_deref().unwrap_or_default(),
+        FORMAT,
+    )
+}
+
+/// The next step towards a disk that a VM can use.
+pub fn next(disk: &VirtualMachineDisk, volume_exists: bool) -> Step {
+    let status = disk.status.as_ref();
+    let provisioned = status.is_some_and(|status| is_true(&status.conditions, PROVISIONED));
+    let claimed = status.and_then(|status| status.volume_name.as_ref()).is_some_and(|name| *name == volume_name(disk));
+    match (disk.metadata.deletion_timestamp.is_some(), provisioned, volume_exists, claimed) {
+        (true, ..) => Step::Deleted,
+        (_, true, true, _) => Step::Use,
+        (_, true, false, _) => Step::Missing,
+        (_, false, true, false) => Step::Taken,
+        (_, false, false, false) => Step::Claim,
+        (_, false, true, true) => Step::Clear,
+        (_, false, false, true) => Step::Create,
+    }
+}
+
+/// What to do about a disk on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Farewell {
+    /// Not yet, or no more: it is not being deleted, a VM holds it, or it is done.
+    Nothing,
+    /// Leave the volume, and say that nothing holds the object.
+    Release,
+    /// Delete the volume, then say so.
+    Delete,
+}
+
+/// What to do about a disk that may be on its way out.
+pub fn farewell(disk: &VirtualMachineDisk) -> Farewell {
+    let Some(status) = disk.status.as_ref() else { return Farewell::Nothing };
+    if disk.metadata.deletion_timestamp.is_none()
+        || status.used_by.is_some()
+        || is_true(&status.conditions, HOST_RELEASED)
+    {
+        return Farewell::Nothing;
+    }
+    // The name in the status is the claim; a volume that does not bear this object's name is not its own.
+    let ours = status.volume_name.as_ref().is_some_and(|name| *name == volume_name(disk));
+    match disk.spec.reclaim_policy {
+        ReclaimPolicy::Delete if ours => Farewell::Delete,
+        ReclaimPolicy::Delete | ReclaimPolicy::Retain => Farewell::Release,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(extra: &str) -> VirtualMachineDisk {
+        let yaml = format!(
+            "{{apiVersion: kubevmm.io/v1beta1, kind: VirtualMachineDisk,
+               metadata: {{namespace: shop, name: web-root, uid: 01234567-89ab-4000-8000-000000000000{extra}"
+        );
+        serde_yaml_ng::from_str(&yaml).unwrap()
+    }
+
+    const SPEC: &str = "spec: {size: 1Gi, source: {blank: {}}}";
+    const CLAIM: &str = "volumeName: shop.web-root.01234567.qcow2";
+
+    fn with(status: &str) -> VirtualMachineDisk {
+        disk(&format!("}}, {SPEC}, status: {{{status}}}}}"))
+    }
+
+    fn deleted(policy: &str, status: &str) -> VirtualMachineDisk {
+        disk(&format!(
+            ", deletionTimestamp: '2026-01-01T00:00:00Z'}}, spec: {{size: 1Gi, source: {{blank: {{}}}}, reclaimPolicy: {policy}}}, status: {{{status}}}}}"
+        ))
+    }
+
+    fn condition(kind: &str) -> String {
+        format!(
+            "conditions: [{{type: {kind}, status: 'True', reason: R, message: '', lastTransitionTime: '2026-01-01T00:00:00Z'}}]"
+        )
+    }
+
+    #[test]
+    fn a_volume_is_claimed_then_created_then_used() {
+        assert_eq!(next(&with(""), false), Step::Claim);
+        assert_eq!(next(&with(CLAIM), false), Step::Create);
+        assert_eq!(next(&with(&format!("{CLAIM}, {}", condition("Provisioned"))), true), Step::Use);
+    }
+
+    #[test]
+    fn a_creation_that_was_cut_short_begins_anew() {
+        assert_eq!(next(&with(CLAIM), true), Step::Clear);
+    }
+
+    #[test]
+    fn a_provisioned_volume_is_never_created_again() {
+        assert_eq!(next(&with(&format!("{CLAIM}, {}", condition("Provisioned"))), false), Step::Missing);
+    }
+
+    #[test]
+    fn a_volume_that_was_never_claimed_is_not_touched() {
+        assert_eq!(next(&with(""), true), Step::Taken);
+        assert_eq!(next(&with("volumeName: other"), true), Step::Taken);
+    }
+
+    #[test]
+    fn only_a_free_deleted_disk_of_ours_loses_its_volume() {
+        assert_eq!(farewell(&with(CLAIM)), Farewell::Nothing);
+        assert_eq!(farewell(&deleted("Delete", &format!("{CLAIM}, usedBy: {{name: a, uid: b}}"))), Farewell::Nothing);
+        assert_eq!(farewell(&deleted("Delete", CLAIM)), Farewell::Delete);
+        assert_eq!(farewell(&deleted("Retain", CLAIM)), Farewell::Release);
+        assert_eq!(farewell(&deleted("Delete", "volumeName: other")), Farewell::Release);
+        assert_eq!(farewell(&deleted("Delete", &format!("{CLAIM}, {}", condition("HostReleased")))), Farewell::Nothing);
+    }
+}

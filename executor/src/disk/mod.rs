@@ -1,0 +1,250 @@
+//! The disks of the VMs on this host: volumes made, checked before each start, and deleted with their objects.
+
+mod decide;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, join_all};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, Patch, PatchParams};
+use kube::{Resource, ResourceExt};
+use kubevmm_analyser::lower::{Backing, Format, VolumeInput, lower_volume};
+use kubevmm_api::condition::{HOST_RELEASED, PROVISIONED, Wanted};
+use kubevmm_api::{MANAGER_EXECUTOR, Quantity, VirtualMachineDisk};
+
+use self::decide::{Farewell, Step};
+use crate::host::{Context, DiskOnHost, NotYet, Storage};
+use crate::image::Images;
+use crate::libvirt::StorageVol;
+use crate::pool::{Pools, UsablePool, find_volume};
+
+/// More steps than any disk needs.
+const MOST_STEPS: usize = 6;
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How soon a volume that could not be deleted is tried again.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// The disks of this host. Clones share them.
+#[derive(Clone)]
+pub struct Disks {
+    context: Context,
+    pools: Pools,
+    images: Images,
+    /// One turn at a time for each disk.
+    turns: Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>>,
+}
+
+impl Storage for Disks {
+    fn ensure_disk<'a>(&'a self, disk: &'a VirtualMachineDisk) -> BoxFuture<'a, Result<DiskOnHost, NotYet>> {
+        async move {
+            let turn = self.turn(disk);
+            let _turn = turn.lock().await;
+            self.ensure(disk.clone()).await
+        }
+        .boxed()
+    }
+}
+
+impl Disks {
+    /// The disks of `context`'s host.
+    pub fn new(context: Context, pools: Pools, images: Images) -> Self {
+        Self { context, pools, images, turns: Arc::default() }
+    }
+
+    /// Deletes the volumes of deleted disks, for ever.
+    pub async fn run(self) {
+        let mut disks = self.context.store.disks.changes();
+        let mut changes = self.context.changes.subscribe();
+        loop {
+            let objects = self.context.store.disks.list();
+            let outcomes = join_all(objects.iter().map(|disk| self.leave(disk))).await;
+            let again = outcomes.contains(&false);
+            tokio::select! {
+                Ok(()) = disks.changed() => {}
+                Ok(()) = changes.changed(), if again => {}
+                () = tokio::time::sleep(RETRY), if again => {}
+                else => return,
+            }
+        }
+    }
+
+    async fn ensure(&self, mut disk: VirtualMachineDisk) -> Result<DiskOnHost, NotYet> {
+        let name = disk.name_any();
+        let pool_name = disk.status.as_ref().and_then(|status| status.pool_name.clone()).ok_or_else(|| {
+            NotYet::on_change("DiskPending", format!("disk {name} has no pool yet: its condition says why"))
+        })?;
+        let pool = self.pools.usable(&pool_name).await?;
+        let volume_name = decide::volume_name(&disk);
+        for _ in 0..MOST_STEPS {
+            let volume = find_volume(&pool.pool, &volume_name).await?;
+            match (decide::next(&disk, volume.is_some()), volume) {
+                (Step::Use, Some(volume)) => {
+                    return Ok(DiskOnHost { path: volume.path().await?, format: Format::Qcow2, read_only: false });
+                }
+                (Step::Claim, _) => {
+                    let condition =
+                        Wanted::no(PROVISIONED, "Creating", format!("volume {volume_name} in pool {pool_name}"));
+                    disk = self.write(&disk, &volume_name, None, condition).await?;
+                }
+                (Step::Clear, Some(volume)) => volume.delete().await?,
+                (Step::Create, _) => disk = self.create(&disk, &pool, &volume_name).await?,
+                (Step::Missing, _) => {
+                    let message = format!(
+                        "volume {volume_name} is no longer in pool {pool_name}: put it back, or delete disk {name} and its data with it"
+                    );
+                    return Err(NotYet::backoff("VolumeMissing", message));
+                }
+                (Step::Taken, _) => {
+                    let message = format!("pool {pool_name} has a volume {volume_name} that is not ours: rename it");
+                    return Err(NotYet::backoff("NameTaken", message));
+                }
+                (Step::Deleted, _) => {
+                    return Err(NotYet::on_change("DiskDeleted", format!("disk {name} is being deleted")));
+                }
+                // It vanished between two looks.
+                (Step::Use | Step::Clear, None) => {}
+            }
+        }
+        Err(NotYet::backoff("LibvirtError", format!("volume {volume_name} changes while it is set up")))
+    }
+
+    /// Makes the volume and says so; from then on it is never made again.
+    async fn create(
+        &self,
+        disk: &VirtualMachineDisk,
+        pool: &UsablePool,
+        volume_name: &str,
+    ) -> Result<VirtualMachineDisk, NotYet> {
+        let wanted = disk.spec.size.as_ref().map(Quantity::bytes).transpose();
+        let wanted = wanted.map_err(|error| NotYet::on_change("InvalidSize", format!("spec.size: {error}")))?;
+        let namespace = disk.namespace().unwrap_or_default();
+        let (capacity, backing) = match &disk.spec.source.image {
+            None => (wanted.unwrap_or_default(), None),
+            Some(reference) => {
+                let image = match self.images.ensure(&namespace, reference, pool).await {
+                    Ok(image) => image,
+                    Err(not_yet) => {
+                        let condition = Wanted::no(PROVISIONED, not_yet.reason, not_yet.message.clone());
+                        self.write(disk, volume_name, None, condition).await?;
+                        return Err(not_yet);
+                    }
+                };
+                let capacity = wanted.unwrap_or(image.virtual_size);
+                if capacity < image.virtual_size {
+                    let message = format!(
+                        "spec.size is {capacity} bytes, but image {} needs {}: make a larger disk",
+                        reference.name, image.virtual_size
+                    );
+                    let condition = Wanted::no(PROVISIONED, "ImageLargerThanDisk", message.clone());
+                    self.write(disk, volume_name, None, condition).await?;
+                    return Err(NotYet::on_change("ImageLargerThanDisk", message));
+                }
+                (capacity, Some(Backing { path: image.path, format: image.format }))
+            }
+        };
+        let input = VolumeInput {
+            name: volume_name.to_owned(),
+            capacity_bytes: capacity,
+            format: Format::Qcow2,
+            backing,
+            permissions: None,
+        };
+        let volume: StorageVol = pool.pool.create_volume(volume_name, &lower_volume(&input).to_xml()).await?;
+        tracing::info!(disk = disk.name_any(), namespace, volume = volume.name(), "volume created");
+        let condition = Wanted::yes(PROVISIONED, "Created", format!("volume {volume_name} in pool {}", pool.name));
+        self.write(disk, volume_name, Some(Quantity::from_bytes(capacity)), condition).await
+    }
+
+    /// Lets go of a deleted disk; `false` when it must be tried again.
+    async fn leave(&self, disk: &VirtualMachineDisk) -> bool {
+        let farewell = decide::farewell(disk);
+        if farewell == Farewell::Nothing {
+            return true;
+        }
+        let turn = self.turn(disk);
+        let _turn = turn.lock().await;
+        let outcome = match farewell {
+            Farewell::Delete => self.delete(disk).await,
+            Farewell::Nothing | Farewell::Release => Ok("its volume stays in its pool"),
+        };
+        let condition = match &outcome {
+            Ok(what) => Wanted::yes(HOST_RELEASED, "Released", *what),
+            Err(not_yet) => Wanted::no(HOST_RELEASED, not_yet.reason, not_yet.message.clone()),
+        };
+        let volume_name = disk.status.as_ref().and_then(|status| status.volume_name.clone()).unwrap_or_default();
+        let written = self.write(disk, &volume_name, None, condition).await;
+        if outcome.is_ok() && written.is_ok() {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.remove(&key(disk));
+        }
+        outcome.is_ok() && written.is_ok()
+    }
+
+    async fn delete(&self, disk: &VirtualMachineDisk) -> Result<&'static str, NotYet> {
+        let pool_name = disk.status.as_ref().and_then(|status| status.pool_name.clone()).unwrap_or_default();
+        let Some(pool) = self.pools.present(&pool_name).await? else {
+            let message =
+                format!("the libvirt pool of {pool_name} is not active: start it, so that the volume can be deleted");
+            return Err(NotYet::backoff("PoolInactive", message));
+        };
+        if let Some(volume) = find_volume(&pool.pool, &decide::volume_name(disk)).await? {
+            volume.delete().await?;
+            tracing::info!(disk = disk.name_any(), volume = volume.name(), "volume deleted");
+        }
+        Ok("its volume is deleted")
+    }
+
+    /// Writes the executor's part of the status, if it says something new.
+    async fn write(
+        &self,
+        disk: &VirtualMachineDisk,
+        volume_name: &str,
+        capacity: Option<Quantity>,
+        condition: Wanted,
+    ) -> Result<VirtualMachineDisk, NotYet> {
+        let before = disk.status.clone().unwrap_or_default();
+        let now = Time(Timestamp::now());
+        // The other condition of ours stays as it is.
+        let mut conditions: Vec<_> = before
+            .conditions
+            .iter()
+            .filter(|old| [PROVISIONED, HOST_RELEASED].contains(&old.type_.as_str()) && old.type_ != condition.kind)
+            .cloned()
+            .collect();
+        conditions.push(condition.over(&before.conditions, disk.meta().generation, &now));
+        let mut after = before.clone();
+        after.volume_name = Some(volume_name.to_owned()).filter(|name| !name.is_empty());
+        after.capacity = capacity.or(before.capacity.clone());
+        after.conditions = conditions.clone();
+        if after == before {
+            return Ok(disk.clone());
+        }
+        let name = disk.name_any();
+        let patch = serde_json::json!({
+            "apiVersion": VirtualMachineDisk::api_version(&()),
+            "kind": VirtualMachineDisk::kind(&()),
+            // Of this object and no other of its name.
+            "metadata": { "name": name, "uid": disk.uid() },
+            "status": { "volumeName": after.volume_name, "capacity": after.capacity, "conditions": conditions },
+        });
+        let api: Api<VirtualMachineDisk> =
+            Api::namespaced(self.context.client.clone(), &disk.namespace().unwrap_or_default());
+        let params = PatchParams::apply(MANAGER_EXECUTOR).force();
+        crate::api::limited(WRITE_TIMEOUT, api.patch_status(&name, &params, &Patch::Apply(&patch)))
+            .await
+            .map_err(|error| NotYet::backoff("ApiError", format!("cannot write the status of disk {name}: {error}")))
+    }
+
+    fn turn(&self, disk: &VirtualMachineDisk) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(turns.entry(key(disk)).or_default())
+    }
+}
+
+fn key(disk: &VirtualMachineDisk) -> String {
+    disk.uid().unwrap_or_default()
+}
