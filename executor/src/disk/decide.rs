@@ -5,11 +5,11 @@ use kubevmm_api::disk::ReclaimPolicy;
 use kubevmm_api::{VirtualMachineDisk, names};
 
 /// Extension and format of the volumes of disks.
-pub const FORMAT: &str = "qcow2";
+pub(super) const FORMAT: &str = "qcow2";
 
 /// What to do before a VM can use a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(super) enum Step {
     /// Write the volume's name into the status: only then may it be created.
     Claim,
     /// A volume of the name is there, and the disk was never provisioned: a creation that was cut short. Delete it.
@@ -27,7 +27,7 @@ pub enum Step {
 }
 
 /// The name of the disk's volume.
-pub fn volume_name(disk: &VirtualMachineDisk) -> String {
+pub(super) fn volume_name(disk: &VirtualMachineDisk) -> String {
     let meta = &disk.metadata;
     names::disk_volume(
         meta.namespace.as_deref().unwrap_or_default(),
@@ -38,7 +38,7 @@ pub fn volume_name(disk: &VirtualMachineDisk) -> String {
 }
 
 /// The next step towards a disk that a VM can use.
-pub fn next(disk: &VirtualMachineDisk, volume_exists: bool) -> Step {
+pub(super) fn next(disk: &VirtualMachineDisk, volume_exists: bool) -> Step {
     let status = disk.status.as_ref();
     let provisioned = status.is_some_and(|status| is_true(&status.conditions, PROVISIONED));
     let claimed = status.and_then(|status| status.volume_name.as_ref()).is_some_and(|name| *name == volume_name(disk));
@@ -55,7 +55,7 @@ pub fn next(disk: &VirtualMachineDisk, volume_exists: bool) -> Step {
 
 /// What to do about a disk on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Farewell {
+pub(super) enum Farewell {
     /// Not yet, or no more: it is not being deleted, a VM holds it, or it is done.
     Nothing,
     /// Leave the volume, and say that nothing holds the object.
@@ -65,7 +65,7 @@ pub enum Farewell {
 }
 
 /// What to do about a disk that may be on its way out.
-pub fn farewell(disk: &VirtualMachineDisk) -> Farewell {
+pub(super) fn farewell(disk: &VirtualMachineDisk) -> Farewell {
     let Some(status) = disk.status.as_ref() else { return Farewell::Nothing };
     if disk.metadata.deletion_timestamp.is_none()
         || status.used_by.is_some()

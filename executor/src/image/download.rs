@@ -19,7 +19,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why an image could not be had.
 #[derive(Debug, thiserror::Error)]
-pub enum DownloadError {
+pub(super) enum DownloadError {
     /// No connection, or it broke.
     #[error("{url}: {causes}")]
     Http {
@@ -46,7 +46,7 @@ pub enum DownloadError {
 
 /// An error and its causes in one line: reqwest's own text leaves out the cause.
 #[derive(Debug)]
-pub struct Causes(reqwest::Error);
+pub(super) struct Causes(reqwest::Error);
 
 impl std::fmt::Display for Causes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -65,7 +65,7 @@ impl std::fmt::Display for Causes {
 
 impl DownloadError {
     /// The reason as it stands in conditions.
-    pub fn reason(&self) -> &'static str {
+    pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Http { .. } | Self::Status { .. } => "DownloadFailed",
             Self::Format(error) => error.reason(),
@@ -76,17 +76,17 @@ impl DownloadError {
 
 /// What was downloaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Downloaded {
+pub(super) struct Downloaded {
     /// `sha256:` and the digest in hexadecimal.
-    pub digest: String,
+    pub(super) digest: String,
     /// The format.
-    pub format: ImageFormat,
+    pub(super) format: ImageFormat,
     /// Size of the disk inside, in bytes.
-    pub virtual_size: u64,
+    pub(super) virtual_size: u64,
 }
 
 /// Where the bytes go: a volume, or a buffer in tests.
-pub trait Sink {
+pub(super) trait Sink {
     /// Takes the next bytes.
     fn write(&mut self, bytes: Bytes) -> impl Future<Output = Result<(), libvirt::Error>> + Send;
 }
@@ -98,14 +98,14 @@ impl Sink for libvirt::Upload {
 }
 
 /// A running response: its length is known before its bytes.
-pub struct Source {
+pub(super) struct Source {
     url: String,
     response: reqwest::Response,
 }
 
 impl Source {
     /// Asks for `url`; follows at most ten redirects.
-    pub async fn open(client: &reqwest::Client, url: &str) -> Result<Self, DownloadError> {
+    pub(super) async fn open(client: &reqwest::Client, url: &str) -> Result<Self, DownloadError> {
         let failed = |error| DownloadError::Http { url: url.to_owned(), causes: Causes(error) };
         let response = client.get(url).send().await.map_err(failed)?;
         if response.status() != reqwest::StatusCode::OK {
@@ -119,12 +119,12 @@ impl Source {
     }
 
     /// Number of bytes to come, if the server says it.
-    pub fn length(&self) -> Option<u64> {
+    pub(super) fn length(&self) -> Option<u64> {
         self.response.content_length()
     }
 
     /// Streams everything into `sink`. `progress` hears the number of bytes so far.
-    pub async fn copy(
+    pub(super) async fn copy(
         self,
         sink: &mut impl Sink,
         wanted: Option<ImageFormat>,
@@ -161,7 +161,7 @@ impl Source {
 }
 
 /// The client for all downloads.
-pub fn client() -> Result<reqwest::Client, reqwest::Error> {
+pub(super) fn client() -> Result<reqwest::Client, reqwest::Error> {
     reqwest::Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .read_timeout(IDLE_TIMEOUT)

@@ -5,7 +5,7 @@
 use kubevmm_api::image::ImageFormat;
 
 /// As many bytes as [`probe`] wants to see (or the whole image, if it is smaller).
-pub const HEADER_BYTES: usize = 104;
+pub(super) const HEADER_BYTES: usize = 104;
 
 const MAGIC: [u8; 4] = *b"QFI\xfb";
 /// `incompatible_features` bit 2: guest data lies in another file.
@@ -13,16 +13,16 @@ const EXTERNAL_DATA_FILE: u64 = 1 << 2;
 
 /// What the first bytes of an image say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Probe {
+pub(super) struct Probe {
     /// The format.
-    pub format: ImageFormat,
+    pub(super) format: ImageFormat,
     /// Size of the disk inside, in bytes; a raw image is as large as its bytes, which the header does not say.
-    pub virtual_size: Option<u64>,
+    pub(super) virtual_size: Option<u64>,
 }
 
 /// Why an image is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FormatError {
+pub(super) enum FormatError {
     /// The image is of another format than the object says.
     #[error("spec.format is {wanted}, but the image is {found}: correct spec.format or leave it out")]
     Mismatch {
@@ -44,7 +44,7 @@ pub enum FormatError {
 
 impl FormatError {
     /// The reason as it stands in conditions.
-    pub fn reason(&self) -> &'static str {
+    pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Mismatch { .. } => "FormatMismatch",
             Self::BackingFile | Self::DataFile => "BackingFileRefused",
@@ -54,7 +54,7 @@ impl FormatError {
 }
 
 /// Reads the first bytes of an image (at least [`HEADER_BYTES`], or all of it).
-pub fn probe(head: &[u8], wanted: Option<ImageFormat>) -> Result<Probe, FormatError> {
+pub(super) fn probe(head: &[u8], wanted: Option<ImageFormat>) -> Result<Probe, FormatError> {
     if head.is_empty() {
         return Err(FormatError::NotAnImage("it is empty"));
     }

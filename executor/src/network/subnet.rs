@@ -7,7 +7,7 @@ use kubevmm_analyser::lower::DhcpRange;
 
 /// An IPv4 subnet with room for a host and guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Subnet {
+pub(super) struct Subnet {
     first: u32,
     prefix: u8,
 }
@@ -15,7 +15,7 @@ pub struct Subnet {
 /// A text that is no such subnet.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("spec.nat.subnet {0:?} is no IPv4 subnet of /16 to /29, for example 192.168.150.0/24")]
-pub struct SubnetError(String);
+pub(super) struct SubnetError(String);
 
 impl FromStr for Subnet {
     type Err = SubnetError;
@@ -35,17 +35,17 @@ impl FromStr for Subnet {
 
 impl Subnet {
     /// Length of the prefix in bits.
-    pub fn prefix(self) -> u8 {
+    pub(super) fn prefix(self) -> u8 {
         self.prefix
     }
 
     /// The host's address: the first one.
-    pub fn host(self) -> Ipv4Addr {
+    pub(super) fn host(self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.first + 1)
     }
 
     /// The guests' addresses: all others but the broadcast address.
-    pub fn leases(self) -> DhcpRange {
+    pub(super) fn leases(self) -> DhcpRange {
         DhcpRange { start: Ipv4Addr::from_bits(self.first + 2), end: Ipv4Addr::from_bits(self.first + self.size() - 2) }
     }
 

@@ -6,27 +6,27 @@ use kubevmm_api::{VirtualMachineStoragePool, names};
 
 /// What libvirt and the host say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
+pub(super) struct Facts {
     /// The libvirt pool that has the wanted name.
-    pub named: Option<Found>,
+    pub(super) named: Option<Found>,
     /// Something is mounted exactly at the pool's path.
-    pub mount_point: bool,
+    pub(super) mount_point: bool,
 }
 
 /// A libvirt pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub(super) struct Found {
     /// Its UUID.
-    pub uuid: Uuid,
+    pub(super) uuid: Uuid,
     /// It is active.
-    pub active: bool,
+    pub(super) active: bool,
     /// It has our volume [`marker`], which says that the shared storage is really there.
-    pub marker: bool,
+    pub(super) marker: bool,
 }
 
 /// The next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(super) enum Step {
     /// Define the pool; look again.
     Define,
     /// Make the directory, start the pool; look again.
@@ -45,15 +45,15 @@ pub enum Step {
 
 /// Why a pool cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub(super) struct Refusal {
     /// A stable CamelCase word.
-    pub reason: &'static str,
+    pub(super) reason: &'static str,
     /// A sentence for people.
-    pub message: String,
+    pub(super) message: String,
 }
 
 /// The libvirt name of the pool behind an object.
-pub fn libvirt_name(pool: &VirtualMachineStoragePool) -> String {
+pub(super) fn libvirt_name(pool: &VirtualMachineStoragePool) -> String {
     match &pool.spec.existing {
         Some(existing) => existing.name.clone(),
         None => names::pool(pool.metadata.name.as_deref().unwrap_or_default()),
@@ -61,12 +61,12 @@ pub fn libvirt_name(pool: &VirtualMachineStoragePool) -> String {
 }
 
 /// Name of the volume that marks the target of a shared pool as the real one.
-pub fn marker(pool: &VirtualMachineStoragePool) -> String {
+pub(super) fn marker(pool: &VirtualMachineStoragePool) -> String {
     format!("kubevmm-shared.{}", pool.metadata.uid.as_deref().unwrap_or_default())
 }
 
 /// One step towards a usable pool.
-pub fn next(pool: &VirtualMachineStoragePool, uid: Uuid, facts: &Facts) -> Step {
+pub(super) fn next(pool: &VirtualMachineStoragePool, uid: Uuid, facts: &Facts) -> Step {
     let name = libvirt_name(pool);
     let Some(dir) = &pool.spec.dir else { return existing(&name, facts) };
     let mounted = |found: &Found| !pool.spec.shared || facts.mount_point || found.marker;

@@ -8,7 +8,7 @@ use std::io;
 const HOST_MOUNTS: &str = "/proc/1/mountinfo";
 
 /// Whether the host has a mount exactly at `path`.
-pub fn is_mount_point(path: &str) -> io::Result<bool> {
+pub(super) fn is_mount_point(path: &str) -> io::Result<bool> {
     Ok(has_mount(&std::fs::read_to_string(HOST_MOUNTS)?, path))
 }
 
