@@ -1,0 +1,319 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+use crate::duration;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    failed, or several objects failed in different ways
+  2    wrong usage: arguments, a file or a context that does not exist
+  3    not found
+  4    timed out while waiting; the request stays
+  5    refused: the object is invalid, exists already, or its state does not allow this
+  6    the cluster cannot be used: no kubeconfig, API server not reached, KubeVMM not installed
+  7    forbidden, or the credentials are not accepted
+  130  interrupted while waiting (Ctrl-C); the request stays";
+
+/// The virtual machines of KubeVMM.
+///
+/// Installed as kubectl-virt in the PATH, it is `kubectl virt`.
+#[derive(Debug, Parser)]
+#[command(name = "virtctl", version, after_help = EXIT_CODES, disable_help_subcommand = true, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) target: ClusterArgs,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Which cluster, and where in it.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Cluster")]
+pub(crate) struct ClusterArgs {
+    /// Kubeconfig file [default: $KUBECONFIG, then ~/.kube/config, then the service account of a pod]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+    /// Namespace [default: the context's]
+    #[arg(short, long, global = true, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start virtual machines
+    ///
+    /// Halted: sets spec.runStrategy to Always. Manual: requests a start. Always: is started already.
+    #[command(after_help = EXIT_CODES)]
+    Start(PowerArgs),
+    /// Stop virtual machines
+    ///
+    /// Always: sets spec.runStrategy to Halted. Manual: requests a stop. The guest is shut down; after
+    /// spec.terminationGracePeriodSeconds it is powered off.
+    #[command(after_help = EXIT_CODES)]
+    Stop(ForceArgs),
+    /// Restart virtual machines, with what changed in their specs
+    #[command(after_help = EXIT_CODES)]
+    Restart(ForceArgs),
+    /// List virtual machines
+    #[command(visible_aliases = ["ls", "get"])]
+    List(ListArgs),
+    /// Show all that is known of virtual machines, and why they are not ready
+    Describe(DescribeArgs),
+    /// Create a virtual machine from an image, wait until it runs, and say how to reach it
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(Box<RunArgs>),
+    /// Show the version of this command and of what is installed in the cluster
+    Version(VersionArgs),
+    /// Print the completion script of a shell, for example: source <(virtctl completion bash)
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  virtctl run web --image debian-12 --ssh-key ~/.ssh/id_ed25519.pub
+  virtctl run web --image https://cloud.example.org/debian-12.qcow2 --memory 2Gi --disk 20Gi
+  virtctl run web --image cvmimg/debian-12 --class small --network cvmnet/lan --dry-run=client -o yaml";
+
+/// Which virtual machines.
+#[derive(Debug, Args)]
+pub(crate) struct Selection {
+    /// Names of virtual machines
+    #[arg(value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// Those with these labels, for example app=web,tier!=back
+    #[arg(short = 'l', long, value_name = "LABELS", conflicts_with = "names")]
+    pub(crate) selector: Option<String>,
+    /// In all namespaces
+    #[arg(short = 'A', long, conflicts_with_all = ["names", "namespace"])]
+    pub(crate) all_namespaces: bool,
+}
+
+/// Whether and how long to wait.
+#[derive(Debug, Args)]
+pub(crate) struct WaitArgs {
+    /// Wait until it is done, and show what is waited for
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub(crate) wait: bool,
+    /// How long to wait, for example 90s or 10m
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration::parse)]
+    pub(crate) timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PowerArgs {
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
+    /// Print the objects instead of what happened
+    #[arg(short, long, value_name = "FORMAT")]
+    pub(crate) output: Option<ObjectFormat>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ForceArgs {
+    #[command(flatten)]
+    pub(crate) power: PowerArgs,
+    /// Do not wait for the guest: power it off. What the guest has not written is lost
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT")]
+    pub(crate) output: Option<ListFormat>,
+    /// Leave out the line of headers
+    #[arg(long)]
+    pub(crate) no_headers: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DescribeArgs {
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// Print the objects instead
+    #[arg(short, long, value_name = "FORMAT")]
+    pub(crate) output: Option<ObjectFormat>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Name of the new virtual machine
+    pub(crate) name: String,
+    /// Image of its disk: a URL (a VirtualMachineImage is made of it), or the name of an image of the namespace or
+    /// else of the cluster; vmimg/NAME and cvmimg/NAME say which
+    #[arg(long, value_name = "NAME|URL")]
+    pub(crate) image: String,
+    /// SHA-256 of what the URL serves
+    #[arg(long, value_name = "SHA256")]
+    pub(crate) checksum: Option<String>,
+    /// Number of virtual CPUs [default: the class's, or 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub(crate) cpus: Option<u32>,
+    /// Memory, for example 2Gi [default: the class's, or 1Gi]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) memory: Option<kubevmm_api::Quantity>,
+    /// Size of its disk, for example 20Gi [default: the image's]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) disk: Option<kubevmm_api::Quantity>,
+    /// Storage pool of its disk [default: the default pool]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pool: Option<String>,
+    /// Network, one NIC for each: the name of a network of the namespace or else of the cluster; vmnet/NAME and
+    /// cvmnet/NAME say which; `none` for no NIC [default: the default network]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) network: Vec<String>,
+    /// Class that gives what is left out here
+    #[arg(long, value_name = "NAME")]
+    pub(crate) class: Option<String>,
+    /// Public key that may log in by ssh (cloud-init gives it to the image's own user)
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) ssh_key: Vec<PathBuf>,
+    /// Login name for the ssh command that is printed [default: the distribution's own, by the image's name]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) ssh_user: Option<String>,
+    /// cloud-init user data; everyone who may read the object can read it
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) user_data: Option<PathBuf>,
+    /// Secret whose key userData holds the cloud-init user data
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["user_data", "ssh_key"])]
+    pub(crate) user_data_secret: Option<String>,
+    /// Create nothing: client prints what would be created; server has the API server check it as well
+    #[arg(long, value_name = "WHERE", num_args = 0..=1, require_equals = true, default_value = "none", default_missing_value = "client")]
+    pub(crate) dry_run: DryRun,
+    /// Wait until the VM runs and has an address; --wait=false returns at once
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub(crate) wait: bool,
+    /// How long to wait, for example 90s or 10m
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration::parse)]
+    pub(crate) timeout: Duration,
+    /// Print the objects instead of what happened
+    #[arg(short, long, value_name = "FORMAT")]
+    pub(crate) output: Option<ObjectFormat>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VersionArgs {
+    /// Do not ask the cluster
+    #[arg(long)]
+    pub(crate) client: bool,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT")]
+    pub(crate) output: Option<DataFormat>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DryRun {
+    None,
+    Client,
+    Server,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DataFormat {
+    Json,
+    Yaml,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ObjectFormat {
+    Json,
+    Yaml,
+    Name,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ListFormat {
+    Wide,
+    Json,
+    Yaml,
+    Name,
+}
+
+impl ListFormat {
+    /// The format of objects that it is, if it is one.
+    pub(crate) fn objects(self) -> Option<ObjectFormat> {
+        match self {
+            Self::Wide => None,
+            Self::Json => Some(ObjectFormat::Json),
+            Self::Yaml => Some(ObjectFormat::Yaml),
+            Self::Name => Some(ObjectFormat::Name),
+        }
+    }
+}
+
+fn size(text: &str) -> Result<kubevmm_api::Quantity, String> {
+    let quantity = kubevmm_api::Quantity(text.into());
+    match quantity.bytes() {
+        Ok(bytes) if bytes >= 1 << 20 => Ok(quantity),
+        Ok(_) => Err("must be at least 1Mi: write a size such as 512Mi or 20Gi".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("virtctl").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_wrong_usage() {
+        for line in [
+            "start web -l app=web",
+            "start web -A",
+            "list -A -n shop",
+            "run web",
+            "run web --image x --memory 0",
+            "run web --image x --cpus 0",
+            "run web --image x --user-data f --user-data-secret s",
+            "stop web --timeout soon",
+            "start web --force",
+            "list -o xml",
+        ] {
+            assert_eq!(parse(line).map(|_| ()).map_err(|error| error.exit_code()), Err(2), "{line}");
+        }
+    }
+
+    #[test]
+    fn options_as_kubectl_has_them() {
+        for line in [
+            "start a b c --wait --timeout 90s -n shop",
+            "-n shop stop -l app=web --force --wait=false",
+            "restart -A -l app=web -o name",
+            "list --kubeconfig /tmp/k --context c -o wide",
+            "run web --image x --dry-run -o yaml",
+            "run web --image x --dry-run=server --wait=false",
+            "completion bash",
+        ] {
+            assert!(parse(line).is_ok(), "{line}");
+        }
+        let Command::Run(run) = parse("run web --image x").unwrap().command else { panic!("run") };
+        assert!(run.wait && run.dry_run == DryRun::None);
+        let Command::Start(start) = parse("start web").unwrap().command else { panic!("start") };
+        assert!(!start.wait.wait && start.wait.timeout == Duration::from_secs(300));
+    }
+}
