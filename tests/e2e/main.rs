@@ -1,0 +1,44 @@
+//! The stories, on a lab of their own. `cargo test -p kubevmm-tests --test e2e -- [FILTER] [--list]`.
+//!
+//! Environment: `KUBEVMM_SEEDS=N` for more random faults; `KUBEVMM_KEEP_LAB=1` leaves the lab up and uses it again.
+
+#![allow(clippy::unwrap_used)]
+
+mod bad_input;
+mod basics;
+mod closing;
+mod dead_host;
+mod deletion;
+mod hand_over;
+mod lost_store;
+mod placement;
+mod power;
+mod random_faults;
+mod security;
+mod storage;
+mod survival;
+mod tools;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Quiet ones first and side by side, then disruptive ones one after the other, and at the end a look around.
+    let all = [
+        bad_input::stories(),
+        power::stories(),
+        basics::stories(),
+        storage::stories(),
+        deletion::stories(),
+        placement::stories(),
+        security::stories(),
+        tools::stories(),
+        basics::alone::stories(),
+        survival::stories(),
+        hand_over::stories(),
+        random_faults::stories(),
+        lost_store::stories(),
+        dead_host::stories(),
+        closing::stories(),
+    ];
+    kubevmm_tests::harness::run(all.concat())
+}

@@ -1,0 +1,402 @@
+//! The lab with the project installed: one for all stories.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, bail};
+use kubevmm_lab::{HostName, Lab, Options, Timings};
+use serde_json::json;
+
+use crate::api::{self, ApiServer, Json};
+use crate::foreign;
+use crate::host::Host;
+use crate::inventory::Inventory;
+use crate::wait::{wait_for, within};
+
+/// Namespace of the project's own pods.
+pub const SYSTEM: &str = "kubevmm-system";
+/// The image that guests of the stories boot from.
+pub const GUEST_IMAGE: &str = "tiny";
+/// Seconds after which an executor that is not heard of is given up; far shorter than by default.
+pub const EXECUTOR_LEASE_SECONDS: u64 = 10;
+const CONTROLLER_LEASE_SECONDS: u64 = 4;
+
+static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+
+/// The lab with the project installed.
+pub struct Cluster {
+    /// The lab.
+    pub lab: &'static Lab,
+    /// Its API server.
+    pub api: ApiServer,
+    /// The public half of the stories' SSH key, as a line of `authorized_keys`.
+    pub ssh_key: String,
+    /// The private half.
+    pub ssh_private_key: String,
+    /// What lay on the hosts before any story.
+    pub before: Inventory,
+    /// What is not ours on the hosts, as it was before any story.
+    foreign: Mutex<foreign::Picture>,
+    state: PathBuf,
+}
+
+/// The options of the stories' lab: beside the default one, with quick timings, and with one node without libvirt.
+fn options() -> Options {
+    Options {
+        nodes: 3,
+        dir: PathBuf::from("/run/kubevmm-e2e"),
+        tag: "e2e".into(),
+        network: Ipv4Addr::new(10, 87, 0, 0),
+        pods: Ipv4Addr::new(10, 88, 0, 0),
+        services: Ipv4Addr::new(10, 97, 0, 0),
+        no_libvirt: vec![HostName::Node(3)],
+        timings: Timings::Short,
+        ..Options::default()
+    }
+}
+
+impl Cluster {
+    /// The cluster of this run.
+    ///
+    /// # Panics
+    /// Before [`Cluster::up`].
+    pub fn get() -> &'static Self {
+        CLUSTER.get().expect("the harness brings the cluster up before the first story")
+    }
+
+    /// Brings the lab up, installs the project and looks at what is there. With `KUBEVMM_KEEP_LAB` set, a lab that an
+    /// earlier run has left is used again.
+    ///
+    /// # Errors
+    /// When the lab does not come up or the installation fails.
+    pub fn up() -> Result<&'static Self> {
+        let kept = keep().then(|| Lab::attach(&options().dir).ok()).flatten();
+        let fresh = kept.is_none();
+        let lab: &'static Lab = Box::leak(Box::new(match kept {
+            Some(lab) => lab,
+            None => step("bring the lab up", || Ok(Lab::up(&options())?))?,
+        }));
+        let state = options().dir.join("stories");
+        fs::create_dir_all(&state)?;
+        let api = ApiServer::open(&lab.kubeconfig())?;
+        let (ssh_key, ssh_private_key) = ssh_keys(&state)?;
+        let draft = Draft { lab, api: &api };
+        if fresh {
+            step("import the images", || draft.import_images())?;
+            step("install", || draft.install())?;
+        }
+        step("wait for the hosts", || draft.hosts_are_ready())?;
+        let before = Inventory::take(&draft.libvirt_hosts())?;
+        let foreign = step("plant what is not ours", || foreign::plant(&draft.libvirt_hosts()))?;
+        step("apply the defaults", || draft.defaults())?;
+        let foreign = Mutex::new(foreign);
+        let cluster = Self { lab, api, ssh_key, ssh_private_key, before, foreign, state };
+        Ok(CLUSTER.get_or_init(|| cluster))
+    }
+
+    /// Takes the lab down, unless it is to be kept.
+    ///
+    /// # Errors
+    /// When something cannot be undone.
+    pub fn down(&self) -> Result<()> {
+        if keep() {
+            return Ok(());
+        }
+        Ok(Lab::attach(&options().dir)?.down()?)
+    }
+
+    /// A host by its name.
+    ///
+    /// # Panics
+    /// For a name that no host has: the story is wrong.
+    pub fn host(&self, name: &str) -> Host {
+        Host::new(self.lab, name.parse().unwrap())
+    }
+
+    /// The hosts with libvirt.
+    pub fn libvirt_hosts(&self) -> Vec<Host> {
+        libvirt_hosts(self.lab)
+    }
+
+    /// Every node.
+    pub fn nodes(&self) -> Vec<Host> {
+        self.lab.options().node_names().into_iter().map(|name| Host::new(self.lab, name)).collect()
+    }
+
+    /// Where the lab's switch serves a file, or a bad server.
+    pub fn url(&self, path: &str) -> String {
+        self.lab.file_url(path)
+    }
+
+    /// kubectl, as the administrator.
+    ///
+    /// # Errors
+    /// When it fails: with what it said.
+    pub fn kubectl<const N: usize>(&self, arguments: [&str; N]) -> Result<String> {
+        Ok(self.lab.kubectl(arguments)?)
+    }
+
+    /// SIGKILL of the controller.
+    ///
+    /// # Errors
+    /// When none runs.
+    pub fn kill_controller(&self) -> Result<()> {
+        let process = self.nodes().iter().find_map(Host::controller);
+        process.context("no controller runs")?.signal(nix::sys::signal::Signal::SIGKILL)
+    }
+
+    /// SIGKILL of the controller; its pod is replaced, so that no back-off adds up over many kills.
+    ///
+    /// # Errors
+    /// When none runs.
+    pub fn kill_and_replace_controller(&self) -> Result<()> {
+        let killed = self.kill_controller();
+        self.replace_pods(|pod| !is_daemon(pod))?;
+        killed
+    }
+
+    /// SIGKILL of a host's executor; its pod is replaced, so that no back-off adds up over many kills.
+    ///
+    /// # Errors
+    /// When none runs.
+    pub fn kill_and_replace_executor(&self, host: &Host) -> Result<()> {
+        let killed = host.kill_executor();
+        let node = host.name.to_string();
+        self.replace_pods(|pod| is_daemon(pod) && pod["spec"]["nodeName"] == node.as_str())?;
+        killed
+    }
+
+    fn replace_pods(&self, which: impl Fn(&Json) -> bool) -> Result<()> {
+        for pod in self.api.list(api::POD, SYSTEM)?.iter().filter(|pod| which(pod)) {
+            self.api.delete_now(api::POD, SYSTEM, pod["metadata"]["name"].as_str().unwrap_or_default())?;
+        }
+        Ok(())
+    }
+
+    /// Waits until controller and executors run and every host with libvirt is ready.
+    ///
+    /// # Errors
+    /// When that takes more than two minutes.
+    pub fn is_whole(&self) -> Result<()> {
+        Draft { lab: self.lab, api: &self.api }.hosts_are_ready()
+    }
+
+    /// How many QEMU processes of this UUID run on all hosts.
+    pub fn instances(&self, uuid: &str) -> usize {
+        self.libvirt_hosts().iter().filter(|host| host.qemus().contains_key(uuid)).count()
+    }
+
+    /// What is not ours is as it was before any story.
+    ///
+    /// # Errors
+    /// When it is not: with what it was and is.
+    pub fn foreign_is_untouched(&self) -> Result<()> {
+        let now = foreign::picture(&self.libvirt_hosts())?;
+        now.is_the_same_as(&self.foreign.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A host has crashed, and what is not ours was started again there: but for its id, it must be as it was.
+    ///
+    /// # Errors
+    /// When it is not: with what it was and is.
+    pub fn foreign_has_restarted_on(&self, host: &Host) -> Result<()> {
+        let now = foreign::picture(&self.libvirt_hosts())?;
+        let mut before = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        before.forgive_restart(host, &now);
+        now.is_the_same_as(&before)
+    }
+
+    /// A directory for files of the stories.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// Deletes what [`Cluster::up`] applied for the stories.
+    ///
+    /// # Errors
+    /// When it does not go.
+    pub fn remove_defaults(&self) -> Result<()> {
+        let ours = [(api::CLUSTER_IMAGE, GUEST_IMAGE), (api::CLUSTER_NETWORK, "default"), (api::POOL, "default")];
+        for (kind, name) in ours {
+            self.api.delete(kind, "", name)?;
+        }
+        for (kind, name) in ours {
+            self.api.wait_gone(kind, "", name, within(60))?;
+        }
+        for class in self.api.list(api::CLASS, "")? {
+            self.api.delete(api::CLASS, "", class["metadata"]["name"].as_str().unwrap_or_default())?;
+        }
+        Ok(())
+    }
+
+    /// Applies the defaults, as [`Cluster::up`] did.
+    ///
+    /// # Errors
+    /// When they do not get ready.
+    pub fn apply_defaults(&self) -> Result<()> {
+        Draft { lab: self.lab, api: &self.api }.defaults()
+    }
+
+    /// Applies `yamls/` and shortens the time-outs.
+    ///
+    /// # Errors
+    /// Those of kubectl.
+    pub fn install(&self) -> Result<()> {
+        Draft { lab: self.lab, api: &self.api }.install()
+    }
+}
+
+fn is_daemon(pod: &Json) -> bool {
+    pod["metadata"]["ownerReferences"][0]["kind"] == "DaemonSet"
+}
+
+fn libvirt_hosts(lab: &'static Lab) -> Vec<Host> {
+    let names = lab.options().node_names().into_iter().filter(|&name| lab.options().has_libvirt(name));
+    names.map(|name| Host::new(lab, name)).collect()
+}
+
+/// Whether the lab outlives this run.
+fn keep() -> bool {
+    std::env::var_os("KUBEVMM_KEEP_LAB").is_some()
+}
+
+/// The project's work tree.
+pub fn work_tree() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_owned).unwrap_or_default()
+}
+
+fn step<T>(what: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    eprintln!("  {what} ...");
+    let start = Instant::now();
+    let result = run().with_context(|| what.to_owned());
+    eprintln!("  {what}: {:.1} s", start.elapsed().as_secs_f32());
+    result
+}
+
+fn ssh_keys(state: &Path) -> Result<(String, String)> {
+    let file = state.join("id_ed25519");
+    if !file.exists() {
+        let output = Command::new("ssh-keygen")
+            .args(["-q", "-t", "ed25519", "-N", "", "-C", "story", "-f"])
+            .arg(&file)
+            .output()
+            .context("run ssh-keygen (package openssh-client)")?;
+        if !output.status.success() {
+            bail!("ssh-keygen: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+    let public = fs::read_to_string(file.with_extension("pub"))?;
+    Ok((public.trim().to_owned(), fs::read_to_string(&file)?))
+}
+
+/// The cluster before it is whole.
+struct Draft<'a> {
+    lab: &'static Lab,
+    api: &'a ApiServer,
+}
+
+impl Draft<'_> {
+    fn libvirt_hosts(&self) -> Vec<Host> {
+        libvirt_hosts(self.lab)
+    }
+
+    fn import_images(&self) -> Result<()> {
+        let directory = work_tree().join("out/images");
+        let mut archives: Vec<_> = fs::read_dir(&directory)
+            .with_context(|| format!("{}: run `make images`", directory.display()))?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|extension| extension == "tar"))
+            .collect();
+        archives.sort();
+        if archives.is_empty() {
+            bail!("{} holds no image: run `make images`", directory.display());
+        }
+        for host in self.lab.options().node_names() {
+            for archive in &archives {
+                self.lab.import_image(host, archive)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn install(&self) -> Result<()> {
+        let yamls = work_tree().join("yamls");
+        self.lab.kubectl(["apply", "-f", &yamls.to_string_lossy()])?;
+        self.add_argument(api::DEPLOYMENT, "kubevmm-controller", CONTROLLER_LEASE_SECONDS)?;
+        self.add_argument(api::DAEMON_SET, "kubevmm-executor", EXECUTOR_LEASE_SECONDS)
+    }
+
+    fn add_argument(&self, kind: api::Kind, name: &str, seconds: u64) -> Result<()> {
+        let found = self.api.get(kind, SYSTEM, name)?.with_context(|| format!("yamls/ has no {name}"))?;
+        let container = &found["spec"]["template"]["spec"]["containers"][0];
+        let mut arguments = container["args"].as_array().cloned().unwrap_or_default();
+        let argument = format!("--lease-duration-seconds={seconds}");
+        if arguments.iter().any(|present| *present == argument.as_str()) {
+            return Ok(());
+        }
+        arguments.retain(|present| !present.as_str().unwrap_or_default().starts_with("--lease-duration-seconds"));
+        arguments.push(argument.into());
+        let patch = json!({"spec": {"template": {"spec": {"containers": [{
+            "name": container["name"], "args": arguments,
+        }]}}}});
+        // A strategic merge patch: lists of containers are merged by name.
+        self.lab.kubectl(["-n", SYSTEM, "patch", &format!("{}/{name}", kind.name), "-p", &patch.to_string()])?;
+        Ok(())
+    }
+
+    fn hosts_are_ready(&self) -> Result<()> {
+        let arguments = format!("--lease-duration-seconds={EXECUTOR_LEASE_SECONDS}");
+        wait_for("an executor runs on every node", within(120), || {
+            let pods = self.api.list(api::POD, SYSTEM)?;
+            let current = |pod: &&Json| {
+                pod["metadata"]["deletionTimestamp"].is_null()
+                    && is_daemon(pod)
+                    && pod["status"]["containerStatuses"][0]["state"].get("running").is_some()
+                    && pod["spec"]["containers"][0]["args"].to_string().contains(&arguments)
+            };
+            let running = pods.iter().filter(current).count();
+            let wanted = self.lab.options().node_names().len();
+            if running == wanted { Ok(Some(())) } else { Err(anyhow!("{running} of {wanted} run")) }
+        })?;
+        wait_for("the controller runs", within(60), || {
+            let deployment = self.api.get(api::DEPLOYMENT, SYSTEM, "kubevmm-controller")?.context("there is none")?;
+            let status = &deployment["status"];
+            let current = status["observedGeneration"] == deployment["metadata"]["generation"];
+            if current && status["updatedReplicas"] == 1 && status["availableReplicas"] == 1 {
+                return Ok(Some(()));
+            }
+            Err(anyhow!("{status}"))
+        })?;
+        for host in self.libvirt_hosts() {
+            let name = host.name.to_string();
+            self.api.wait(
+                api::HYPERVISOR,
+                "",
+                &name,
+                "is ready, in the session of its Lease",
+                within(60),
+                |hypervisor| {
+                    let lease = self.api.get(api::LEASE, SYSTEM, &name).ok().flatten().unwrap_or_default();
+                    api::is_true(hypervisor, "Ready")
+                        && hypervisor["status"]["session"].is_string()
+                        && hypervisor["status"]["session"] == lease["spec"]["holderIdentity"]
+                },
+            )?;
+        }
+        Ok(())
+    }
+
+    fn defaults(&self) -> Result<()> {
+        let examples = work_tree().join("yamls/examples/00-defaults.yaml");
+        self.lab.kubectl(["apply", "-f", &examples.to_string_lossy()])?;
+        self.api.apply_yaml(&format!(
+            "{{apiVersion: kubevmm.io/v1beta1, kind: ClusterVirtualMachineImage, metadata: {{name: {GUEST_IMAGE}}}, \
+             spec: {{source: {{http: {{url: {}}}}}}}}}",
+            json!(self.lab.file_url("tiny.qcow2"))
+        ))
+    }
+}

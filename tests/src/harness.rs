@@ -1,0 +1,105 @@
+//! Runs the stories: quiet ones side by side, disruptive ones alone, each in a namespace of its own.
+
+use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::Instant;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
+
+use crate::cluster::Cluster;
+use crate::dump;
+use crate::space::Space;
+
+/// Stories at a time. A guest's boot takes a processor for 5 s, and there may be two.
+const AT_A_TIME: usize = 3;
+
+/// Quiet stories hold it together, a disruptive one alone.
+static PEACE: RwLock<()> = RwLock::new(());
+static TIMES: Mutex<Vec<(f32, &'static str)>> = Mutex::new(Vec::new());
+
+/// A test that reads like a story.
+#[derive(Clone, Copy)]
+pub struct Story {
+    /// What it shows, in words with dashes.
+    pub name: &'static str,
+    /// Whether it disturbs others: restarts daemons, kills hosts.
+    pub alone: bool,
+    /// The story.
+    pub tell: fn(&Space) -> Result<()>,
+}
+
+/// Lists of stories: `quiet! { fn name(space) { ... } }` without the repetition.
+#[macro_export]
+macro_rules! stories {
+    (alone: $alone:literal; $($story:ident),* $(,)?) => {
+        /// The stories of this file.
+        pub(crate) fn stories() -> Vec<$crate::harness::Story> {
+            vec![$($crate::harness::Story { name: stringify!($story), alone: $alone, tell: $story }),*]
+        }
+    };
+}
+
+/// Runs the stories that the command line asks for; the last lines say how long they took.
+pub fn run(stories: Vec<Story>) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(AT_A_TIME);
+    let wanted: Vec<Trial> = stories.iter().copied().map(trial).collect();
+    if arguments.list {
+        return libtest_mimic::run(&arguments, wanted).exit_code();
+    }
+    let cluster = match Cluster::up() {
+        Ok(cluster) => cluster,
+        Err(error) => {
+            eprintln!("the cluster does not come up: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let conclusion: Conclusion = libtest_mimic::run(&arguments, wanted);
+    print_times();
+    if let Err(error) = cluster.down() {
+        eprintln!("the lab does not go down: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    conclusion.exit_code()
+}
+
+fn trial(story: Story) -> Trial {
+    Trial::test(story.name, move || {
+        let result = if story.alone {
+            let _alone = PEACE.write().unwrap_or_else(PoisonError::into_inner);
+            tell(story)
+        } else {
+            let _together = PEACE.read().unwrap_or_else(PoisonError::into_inner);
+            tell(story)
+        };
+        result.map_err(|error| Failed::from(format!("{error:#}")))
+    })
+}
+
+fn tell(story: Story) -> Result<()> {
+    let start = Instant::now();
+    let namespace = format!("t-{}", story.name.replace('_', "-"));
+    let namespace = kubevmm_api::names::fit(&namespace);
+    let space = Space::open(&namespace)?;
+    let told = (story.tell)(&space);
+    if let Err(error) = &told {
+        let directory = dump::write(space.cluster, story.name, &namespace, &format!("{error:#}\n"));
+        eprintln!("{}: see {}", story.name, directory.display());
+    }
+    let closed = space.close();
+    if let (Ok(()), Err(error)) = (&told, &closed) {
+        let directory = dump::write(space.cluster, story.name, &namespace, &format!("{error:#}\n"));
+        eprintln!("{}: see {}", story.name, directory.display());
+    }
+    TIMES.lock().unwrap_or_else(PoisonError::into_inner).push((start.elapsed().as_secs_f32(), story.name));
+    told.and(closed)
+}
+
+fn print_times() {
+    let mut times = TIMES.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    times.sort_by(|a, b| b.0.total_cmp(&a.0));
+    for (seconds, name) in times {
+        println!("{seconds:7.1} s  {name}");
+    }
+}
