@@ -42,4 +42,29 @@ pub enum Error {
         /// What was expected.
         expected: &'static str,
     },
+    /// The YAML or JSON text cannot be read.
+    #[error("YAML, line {line}, column {column}: {what}")]
+    Yaml {
+        /// Line of the offending text.
+        line: usize,
+        /// Column of the offending text.
+        column: usize,
+        /// What is wrong and, where it helps, what to do.
+        what: String,
+    },
+    /// The YAML or JSON can be read, but is no document of libvirt's.
+    #[error("{path}: {what}")]
+    Shape {
+        /// Keys from the root, as in `domain.devices.disks[0].target`.
+        path: String,
+        /// What is wrong and, where it helps, what to do.
+        what: String,
+    },
+}
+
+impl Error {
+    pub(crate) fn at(path: impl Into<String>, what: impl Into<String>) -> Self {
+        let path = path.into();
+        Self::Shape { path: if path.is_empty() { "the document".to_owned() } else { path }, what: what.into() }
+    }
 }

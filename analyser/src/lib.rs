@@ -3,13 +3,22 @@
 //! [`Tree`] is the one form in which this project holds a libvirt document. XML is generated only by writing a tree
 //! ([`Tree::to_xml`]); no other crate formats XML. The library does no I/O.
 
+mod canonical;
+mod codec;
 pub mod error;
 pub mod lower;
 pub mod mark;
 pub mod read;
+mod scope;
+mod shapes;
 pub mod tree;
+mod validate;
+pub mod value;
 mod xml;
+mod yaml;
 
 pub use error::{Error, Result};
 pub use tree::{Attribute, Element, Node, Tree};
+pub use validate::{Unknown, UnknownKind};
+pub use value::Value;
 pub use xml::MAX_DEPTH;

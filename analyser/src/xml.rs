@@ -5,3 +5,5 @@ mod scan;
 mod write;
 
 pub use parse::MAX_DEPTH;
+pub(crate) use parse::place;
+pub(crate) use scan::{forbidden_character, is_name};

@@ -1,5 +1,5 @@
 //! What each lowering gives, word for word. `UPDATE_GOLDEN=1` writes the files anew; read the difference.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -206,7 +206,7 @@ fn any_disk() -> impl Strategy<Value = DiskInput> {
     let bus = prop_oneof![Just(DiskBus::Virtio), Just(DiskBus::Scsi), Just(DiskBus::Sata)];
     let device = prop_oneof![Just(DiskDevice::Disk), Just(DiskDevice::Cdrom)];
     let format = prop_oneof![Just(Format::Raw), Just(Format::Qcow2)];
-    ("[a-z]{1,12}", "/\\PC{1,30}", format, device, bus, any::<bool>(), any::<Option<u32>>()).prop_map(
+    ("[a-z]{1,12}", "/[a-z0-9<&'\" é]{1,30}", format, device, bus, any::<bool>(), any::<Option<u32>>()).prop_map(
         |(name, path, format, device, bus, read_only, boot_order)| DiskInput {
             name,
             path,
@@ -233,6 +233,8 @@ fn any_domain() -> impl Strategy<Value = DomainInput> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn lowering_is_deterministic_and_well_formed(input in any_domain()) {
         let xml = lower(&input).to_xml();

@@ -45,7 +45,7 @@ fn with_line_feeds(xml: &str) -> Cow<'_, str> {
 }
 
 /// Line and column of a byte offset.
-fn place(text: &str, offset: usize) -> (usize, usize) {
+pub(crate) fn place(text: &str, offset: usize) -> (usize, usize) {
     let mut offset = offset.min(text.len());
     while !text.is_char_boundary(offset) {
         offset -= 1;

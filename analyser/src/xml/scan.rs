@@ -14,7 +14,7 @@ fn broken<T>(at: usize, what: impl Into<String>) -> Result<T, Broken> {
 }
 
 /// The first character that XML 1.0 forbids in a document, as a byte offset.
-pub(super) fn forbidden_character(text: &str) -> Option<usize> {
+pub(crate) fn forbidden_character(text: &str) -> Option<usize> {
     let bytes = text.as_bytes();
     bytes.iter().enumerate().position(|(at, &b)| match b {
         b'\t' | b'\n' | b'\r' => false,
@@ -26,7 +26,7 @@ pub(super) fn forbidden_character(text: &str) -> Option<usize> {
 }
 
 /// XML 1.0, production 5.
-pub(super) fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     let mut characters = name.chars();
     let colons = name.bytes().filter(|b| *b == b':').count();
     characters.next().is_some_and(is_name_start)

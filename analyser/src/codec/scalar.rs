@@ -1,0 +1,81 @@
+//! Text as a scalar and back.
+
+use std::borrow::Cow;
+
+use crate::shapes::Scalar;
+use crate::value::{NUMBER_END, Value};
+
+/// The scalar for a text.
+pub(super) fn encode(text: &str, kind: Scalar) -> Value<'_> {
+    match (kind, text) {
+        (Scalar::YesNo, "yes") | (Scalar::OnOff, "on") => Value::Bool(true),
+        (Scalar::YesNo, "no") | (Scalar::OnOff, "off") => Value::Bool(false),
+        _ => match canonical_number(text) {
+            Some(number) => Value::Number(number),
+            None => Value::String(Cow::Borrowed(text)),
+        },
+    }
+}
+
+/// The text of a scalar, or what is wrong with it.
+pub(super) fn decode(value: &Value<'_>, kind: Scalar) -> Result<String, String> {
+    match (value, kind) {
+        (Value::String(text), _) => Ok(text.clone().into_owned()),
+        (Value::Number(number), _) => Ok(number.to_string()),
+        (Value::Bool(value), Scalar::YesNo) => Ok(if *value { "yes" } else { "no" }.to_owned()),
+        (Value::Bool(value), Scalar::OnOff) => Ok(if *value { "on" } else { "off" }.to_owned()),
+        (Value::Bool(_), Scalar::Plain) => {
+            Err("is no switch of libvirt's; a text that looks like one (yes, on, true) needs quotes".to_owned())
+        }
+        (other, _) => Err(format!("expected a scalar, found {}", other.kind())),
+    }
+}
+
+/// The number that is written exactly as `text`.
+pub(crate) fn canonical_number(text: &str) -> Option<i64> {
+    let digits = text.strip_prefix('-').unwrap_or(text).as_bytes();
+    let is_canonical = match digits {
+        [b'0'] => digits.len() == text.len(),
+        [b'1'..=b'9', rest @ ..] => rest.len() < 16 && rest.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    if !is_canonical {
+        return None;
+    }
+    text.parse().ok().filter(|number| -NUMBER_END < *number && *number < NUMBER_END)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_canonical_numbers_are_numbers() {
+        for (text, number) in [("0", 0), ("42", 42), ("-1", -1), ("9007199254740991", NUMBER_END - 1)] {
+            assert_eq!(encode(text, Scalar::Plain), Value::Number(number));
+        }
+        for text in ["0042", "-0", "+1", "1.5", "0x1f", "", "-", "9007199254740992", "99999999999999999999", " 1"] {
+            assert_eq!(encode(text, Scalar::Plain), Value::String(text.into()), "{text}");
+        }
+    }
+
+    #[test]
+    fn switches_are_what_the_schema_says() {
+        assert_eq!(encode("yes", Scalar::YesNo), Value::Bool(true));
+        assert_eq!(encode("off", Scalar::OnOff), Value::Bool(false));
+        assert_eq!(encode("on", Scalar::YesNo), Value::String("on".into()));
+        assert_eq!(encode("yes", Scalar::Plain), Value::String("yes".into()));
+        assert_eq!(encode("true", Scalar::YesNo), Value::String("true".into()));
+        assert!(decode(&Value::Bool(true), Scalar::Plain).is_err());
+        assert!(decode(&Value::Null, Scalar::Plain).is_err());
+    }
+
+    #[test]
+    fn comes_back_as_it_was() {
+        for kind in [Scalar::Plain, Scalar::YesNo, Scalar::OnOff] {
+            for text in ["yes", "no", "on", "off", "true", "0", "00", "1e3", "", "null", "~"] {
+                assert_eq!(decode(&encode(text, kind), kind).as_deref(), Ok(text));
+            }
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Plain data as YAML and JSON have it, between a document's tree and its text.
+
+use std::borrow::Cow;
+
+use serde_json::Value as Json;
+
+use crate::error::{Error, Result};
+
+/// A value of YAML's or JSON's data model. Mappings keep the order of their keys; numbers are integers, since libvirt's
+/// documents are text and only integers come back from every reader as they were written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value<'a> {
+    /// Nothing.
+    Null,
+    /// `true` or `false`.
+    Bool(bool),
+    /// An integer that every reader of JSON holds exactly: its magnitude is below 2^53.
+    Number(i64),
+    /// Text.
+    String(Cow<'a, str>),
+    /// A list.
+    Sequence(Vec<Value<'a>>),
+    /// Keys and values, no key twice.
+    Mapping(Vec<(Cow<'a, str>, Value<'a>)>),
+}
+
+/// Integers from here on are text: not every reader of JSON holds them.
+pub(crate) const NUMBER_END: i64 = 1 << 53;
+
+impl<'a> Value<'a> {
+    /// What it is, for messages.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Bool(_) => "true or false",
+            Self::Number(_) => "a number",
+            Self::String(_) => "text",
+            Self::Sequence(_) => "a list",
+            Self::Mapping(_) => "a mapping",
+        }
+    }
+
+    /// The value at a key of a mapping.
+    pub fn get(&self, key: &str) -> Option<&Value<'a>> {
+        match self {
+            Self::Mapping(entries) => entries.iter().find(|(there, _)| there == key).map(|(_, value)| value),
+            _ => None,
+        }
+    }
+
+    /// The same as JSON.
+    pub fn to_json(&self) -> Json {
+        match self {
+            Self::Null => Json::Null,
+            Self::Bool(value) => Json::Bool(*value),
+            Self::Number(value) => Json::from(*value),
+            Self::String(value) => Json::String(value.clone().into_owned()),
+            Self::Sequence(items) => Json::Array(items.iter().map(Value::to_json).collect()),
+            Self::Mapping(entries) => {
+                Json::Object(entries.iter().map(|(key, value)| (key.clone().into_owned(), value.to_json())).collect())
+            }
+        }
+    }
+
+    /// The same as JSON text, indented, with a line feed at the end.
+    pub fn to_json_text(&self) -> String {
+        format!("{:#}\n", self.to_json())
+    }
+
+    /// From JSON.
+    ///
+    /// # Errors
+    /// A number that is not an integer or too large to be held exactly by every reader.
+    pub fn from_json(json: &'a Json) -> Result<Self> {
+        Self::read_json(json, &mut Vec::new())
+    }
+
+    fn read_json(json: &'a Json, path: &mut Vec<String>) -> Result<Self> {
+        Ok(match json {
+            Json::Null => Self::Null,
+            Json::Bool(value) => Self::Bool(*value),
+            Json::Number(number) => match number.as_i64() {
+                Some(value) if -NUMBER_END < value && value < NUMBER_END => Self::Number(value),
+                _ => {
+                    return Err(Error::at(
+                        path.join("."),
+                        format!("{number} may change on its way: write it in quotes"),
+                    ));
+                }
+            },
+            Json::String(value) => Self::String(Cow::Borrowed(value)),
+            Json::Array(items) => {
+                let mut values = Vec::with_capacity(items.len());
+                for (index, item) in items.iter().enumerate() {
+                    path.push(index.to_string());
+                    values.push(Self::read_json(item, path)?);
+                    path.pop();
+                }
+                Self::Sequence(values)
+            }
+            Json::Object(map) => {
+                let mut entries = Vec::with_capacity(map.len());
+                for (key, value) in map {
+                    path.push(key.clone());
+                    entries.push((Cow::Borrowed(key.as_str()), Self::read_json(value, path)?));
+                    path.pop();
+                }
+                Self::Mapping(entries)
+            }
+        })
+    }
+}

@@ -1,0 +1,324 @@
+//! Block style: mappings, lists and block scalars by indentation.
+
+use std::borrow::Cow;
+
+use super::read::{Entries, Keys, Reader};
+use crate::error::Result;
+use crate::value::Value;
+
+impl<'a> Reader<'a> {
+    /// A node whose first byte is at the cursor, in this column, which counts as its indentation. Scalars of several
+    /// lines go on on lines that are indented deeper than `parent`.
+    pub(super) fn block_node(&mut self, column: usize, parent: Option<usize>) -> Result<Value<'a>> {
+        if self.peek() == Some(b'-') && self.is_blank_at(self.at + 1) {
+            return self.nested(|this| this.block_sequence(column));
+        }
+        if self.peek() == Some(b'?') && self.is_blank_at(self.at + 1) {
+            return self.fail("complex keys are not read");
+        }
+        if self.is_at_key()? {
+            return self.nested(|this| this.block_mapping(column));
+        }
+        let value = self.inline(parent)?;
+        self.end_line()?;
+        Ok(value)
+    }
+
+    /// Whether a key of a mapping begins at the cursor.
+    fn is_at_key(&mut self) -> Result<bool> {
+        let (start, line_start) = (self.at, self.line_start);
+        let is_key = match self.peek() {
+            Some(b'"' | b'\'') => {
+                self.quoted()?;
+                self.skip_spaces();
+                self.peek() == Some(b':') && self.is_blank_at(self.at + 1) && self.line_start == line_start
+            }
+            // A flow collection is no key here.
+            Some(b'[' | b'{') => false,
+            _ => self.plain_key_end().is_some(),
+        };
+        (self.at, self.line_start) = (start, line_start);
+        Ok(is_key)
+    }
+
+    /// Where the plain key at the cursor ends: at a colon before white space, on this line and before a comment.
+    fn plain_key_end(&self) -> Option<usize> {
+        let bytes = self.text.as_bytes();
+        let mut at = self.at;
+        loop {
+            match bytes.get(at)? {
+                b':' if self.is_blank_at(at + 1) => return Some(at),
+                b'\n' | b'\r' => return None,
+                b'#' if at > self.at && matches!(bytes.get(at - 1), Some(b' ' | b'\t')) => return None,
+                _ => at += 1,
+            }
+        }
+    }
+
+    fn block_mapping(&mut self, column: usize) -> Result<Value<'a>> {
+        let mut entries = Entries::new();
+        let mut keys = Keys::default();
+        loop {
+            let start = self.at;
+            let key = self.block_key()?;
+            if keys.is_twice(&entries, &key) {
+                return self.fail_at(start, format!("key {key} stands there twice"));
+            }
+            let value = self.value_of_key(column)?;
+            entries.push((key, value));
+            self.skip_to_content()?;
+            if self.is_end() || self.column() < column {
+                return Ok(Value::Mapping(entries));
+            }
+            if self.column() > column {
+                return self.fail("is indented deeper than the keys before it");
+            }
+            if self.peek() == Some(b'-') && self.is_blank_at(self.at + 1) {
+                // The list that this mapping is an item of goes on only further left.
+                return self.fail("an item of a list among the keys of a mapping");
+            }
+        }
+    }
+
+    /// The key at the cursor; the cursor then stands behind the colon.
+    fn block_key(&mut self) -> Result<Cow<'a, str>> {
+        let key = match self.peek() {
+            Some(b'"' | b'\'') => {
+                let key = self.quoted()?;
+                self.skip_spaces();
+                if self.peek() != Some(b':') || !self.is_blank_at(self.at + 1) {
+                    return self.fail("expected ': ' behind a key");
+                }
+                key
+            }
+            _ => {
+                self.check_plain_start()?;
+                let Some(end) = self.plain_key_end() else {
+                    return self.fail("expected a key and ': '");
+                };
+                let key = self.text[self.at..end].trim_end_matches([' ', '\t']);
+                self.at = end;
+                Cow::Borrowed(key)
+            }
+        };
+        self.at += 1;
+        Ok(key)
+    }
+
+    /// The value behind a key's colon. `column` is the key's.
+    fn value_of_key(&mut self, column: usize) -> Result<Value<'a>> {
+        self.skip_spaces();
+        self.skip_comment();
+        if !self.is_line_end() {
+            let value = self.inline(Some(column))?;
+            self.end_line()?;
+            return Ok(value);
+        }
+        self.skip_to_content()?;
+        if self.is_end() {
+            return Ok(Value::Null);
+        }
+        let inner = self.column();
+        let is_item = self.peek() == Some(b'-') && self.is_blank_at(self.at + 1);
+        if inner > column || (inner == column && is_item) {
+            return self.block_node(inner, Some(column));
+        }
+        Ok(Value::Null)
+    }
+
+    fn block_sequence(&mut self, column: usize) -> Result<Value<'a>> {
+        let mut items = Vec::new();
+        loop {
+            // Behind the dash.
+            self.at += 1;
+            items.push(self.item(column)?);
+            self.skip_to_content()?;
+            let is_item = !self.is_end() && self.peek() == Some(b'-') && self.is_blank_at(self.at + 1);
+            if self.is_end() || self.column() < column || (self.column() == column && !is_item) {
+                return Ok(Value::Sequence(items));
+            }
+            if self.column() > column {
+                return self.fail("is indented deeper than the items before it");
+            }
+        }
+    }
+
+    /// The item behind a dash that stands in this column.
+    fn item(&mut self, column: usize) -> Result<Value<'a>> {
+        self.skip_spaces();
+        self.skip_comment();
+        if !self.is_line_end() {
+            return self.block_node(self.column(), Some(column));
+        }
+        self.skip_to_content()?;
+        if self.is_end() || self.column() <= column {
+            return Ok(Value::Null);
+        }
+        self.block_node(self.column(), Some(column))
+    }
+
+    /// A scalar or flow collection at the cursor.
+    fn inline(&mut self, parent: Option<usize>) -> Result<Value<'a>> {
+        match self.peek() {
+            Some(b'"' | b'\'') => Ok(Value::String(self.quoted()?)),
+            Some(b'[' | b'{') => self.flow_node(),
+            Some(b'|' | b'>') => self.block_scalar(parent),
+            _ => {
+                self.check_plain_start()?;
+                let start = self.at;
+                let text = self.plain_lines(parent)?;
+                self.plain_value(text, start)
+            }
+        }
+    }
+
+    /// A plain scalar, which may go on on deeper lines.
+    fn plain_lines(&mut self, parent: Option<usize>) -> Result<Cow<'a, str>> {
+        let mut text = Cow::Borrowed(self.plain_line()?);
+        loop {
+            let (at, line_start) = (self.at, self.line_start);
+            let mut line_feeds = 0;
+            self.skip_spaces();
+            // A comment ends a plain scalar.
+            while matches!(self.peek(), Some(b'\n' | b'\r')) {
+                self.next_line();
+                self.skip_spaces();
+                line_feeds += 1;
+            }
+            let is_deeper = parent.is_none_or(|column| self.column() > column);
+            if line_feeds == 0 || self.is_end() || self.peek() == Some(b'#') || !is_deeper {
+                (self.at, self.line_start) = (at, line_start);
+                return Ok(text);
+            }
+            let line = self.plain_line()?;
+            let text = text.to_mut();
+            fold(text, line_feeds);
+            text.push_str(line);
+        }
+    }
+
+    /// One line of a plain scalar, without white space at its end.
+    fn plain_line(&mut self) -> Result<&'a str> {
+        let start = self.at;
+        let bytes = self.text.as_bytes();
+        while let Some(&byte) = bytes.get(self.at) {
+            match byte {
+                b'\n' | b'\r' => break,
+                b'#' if self.at > start && matches!(bytes.get(self.at - 1), Some(b' ' | b'\t')) => break,
+                b':' if self.is_blank_at(self.at + 1) => {
+                    return self.fail("a mapping cannot begin here; quote a text that holds ': '");
+                }
+                _ => self.at += 1,
+            }
+        }
+        let line = self.text[start..self.at].trim_end_matches([' ', '\t']);
+        self.at = start + line.len();
+        Ok(line)
+    }
+
+    /// A literal or folded scalar.
+    fn block_scalar(&mut self, parent: Option<usize>) -> Result<Value<'a>> {
+        let is_folded = self.peek() == Some(b'>');
+        self.at += 1;
+        let (mut chomping, mut explicit) = (Chomping::Clip, None);
+        while let Some(byte) = self.peek() {
+            match byte {
+                b'-' => chomping = Chomping::Strip,
+                b'+' => chomping = Chomping::Keep,
+                b'1'..=b'9' => explicit = Some(usize::from(byte - b'0')),
+                _ => break,
+            }
+            self.at += 1;
+        }
+        self.end_line()?;
+        let least = parent.map_or(0, |column| column + 1);
+        let indent = explicit.map(|more| parent.map_or(0, |column| column) + more);
+        let lines = self.block_lines(indent, least)?;
+        if lines.is_empty() {
+            return Ok(Value::String(Cow::Borrowed("")));
+        }
+        let text = if is_folded { folded(&lines) } else { lines.join("\n") };
+        Ok(Value::String(Cow::Owned(chomped(text, chomping))))
+    }
+
+    /// The lines of a block scalar without their indentation. The cursor then stands at the last line's end.
+    fn block_lines(&mut self, mut indent: Option<usize>, least: usize) -> Result<Vec<&'a str>> {
+        let mut lines = Vec::new();
+        while self.peek().is_some() {
+            let (at, line_start) = (self.at, self.line_start);
+            self.next_line();
+            let spaces = self.text[self.at..].bytes().take_while(|b| *b == b' ').count();
+            let end = self.text[self.at..].find(['\n', '\r']).map_or(self.text.len(), |end| self.at + end);
+            let is_empty = self.at + spaces == end;
+            let width = match indent {
+                Some(indent) => indent,
+                None if is_empty => usize::MAX,
+                None => spaces.max(least),
+            };
+            let is_outside = !is_empty && spaces < width;
+            if is_outside || (self.at == self.text.len()) || self.is_marker("---") || self.is_marker("...") {
+                (self.at, self.line_start) = (at, line_start);
+                break;
+            }
+            if !is_empty {
+                indent = Some(width);
+            }
+            lines.push(&self.text[(self.at.saturating_add(width)).min(end)..end]);
+            self.at = end;
+        }
+        Ok(lines)
+    }
+}
+
+/// What happens to the line ends at the end of a block scalar.
+#[derive(Clone, Copy)]
+enum Chomping {
+    Strip,
+    Clip,
+    Keep,
+}
+
+fn chomped(mut text: String, chomping: Chomping) -> String {
+    if let Chomping::Keep = chomping {
+        text.push('\n');
+        return text;
+    }
+    text.truncate(text.trim_end_matches('\n').len());
+    if let (Chomping::Clip, false) = (chomping, text.is_empty()) {
+        text.push('\n');
+    }
+    text
+}
+
+/// One line end is a space; of several, all but the first are kept.
+pub(super) fn fold(text: &mut String, line_feeds: usize) {
+    match line_feeds {
+        1 => text.push(' '),
+        more => text.extend(std::iter::repeat_n('\n', more - 1)),
+    }
+}
+
+/// Joins lines that are not indented further; line ends around those that are stay.
+fn folded(lines: &[&str]) -> String {
+    let is_more = |line: &str| line.starts_with([' ', '\t']);
+    let mut text = String::new();
+    let mut line_feeds = 0;
+    let mut before: Option<&str> = None;
+    for &line in lines {
+        if line.is_empty() {
+            line_feeds += 1;
+            continue;
+        }
+        match before {
+            Some(last) if is_more(last) || is_more(line) => {
+                text.extend(std::iter::repeat_n('\n', line_feeds + 1));
+            }
+            Some(_) => fold(&mut text, line_feeds + 1),
+            None => text.extend(std::iter::repeat_n('\n', line_feeds)),
+        }
+        text.push_str(line);
+        (before, line_feeds) = (Some(line), 0);
+    }
+    text.extend(std::iter::repeat_n('\n', line_feeds));
+    text
+}

@@ -1,0 +1,203 @@
+//! The reader's cursor, and the document as a whole.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use crate::error::{Error, Result};
+use crate::value::Value;
+use crate::xml::place;
+use crate::yaml::plain;
+
+/// How deep collections may nest: an element is at most a mapping in a list.
+const MAX_NESTING: usize = 2 * crate::MAX_DEPTH + 8;
+/// From this number of keys on, duplicates are looked for by hash.
+const MANY_KEYS: usize = 16;
+
+/// Keys and values of one mapping.
+pub(super) type Entries<'a> = Vec<(Cow<'a, str>, Value<'a>)>;
+
+/// Reads one document.
+pub(super) fn read(text: &str) -> Result<Value<'_>> {
+    let mut reader = Reader { text: text.strip_prefix('\u{FEFF}').unwrap_or(text), at: 0, line_start: 0, nesting: 0 };
+    let value = reader.document()?;
+    Ok(value)
+}
+
+pub(super) struct Reader<'a> {
+    pub(super) text: &'a str,
+    pub(super) at: usize,
+    /// Where the line of `at` begins.
+    pub(super) line_start: usize,
+    nesting: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn document(&mut self) -> Result<Value<'a>> {
+        if let Some(at) = crate::xml::forbidden_character(self.text) {
+            return self.fail_at(at, "a character that YAML does not allow");
+        }
+        self.skip_to_content()?;
+        if self.peek() == Some(b'%') {
+            return self.fail("directives are not read");
+        }
+        if self.is_marker("---") {
+            self.at += 3;
+            self.skip_to_content()?;
+        }
+        let value = if self.is_end() { Value::Null } else { self.block_node(self.column(), None)? };
+        self.skip_to_content()?;
+        if self.is_marker("...") {
+            self.at += 3;
+            self.skip_to_content()?;
+        }
+        match self.peek() {
+            None => Ok(value),
+            Some(_) if self.is_marker("---") => self.fail("a second document"),
+            Some(_) => self.fail("text behind the end of the document; look at its indentation"),
+        }
+    }
+
+    pub(super) fn fail<T>(&self, what: impl Into<String>) -> Result<T> {
+        self.fail_at(self.at, what)
+    }
+
+    pub(super) fn fail_at<T>(&self, at: usize, what: impl Into<String>) -> Result<T> {
+        let (line, column) = place(self.text, at);
+        Err(Error::Yaml { line, column, what: what.into() })
+    }
+
+    pub(super) fn peek(&self) -> Option<u8> {
+        self.byte(self.at)
+    }
+
+    pub(super) fn byte(&self, at: usize) -> Option<u8> {
+        self.text.as_bytes().get(at).copied()
+    }
+
+    pub(super) fn column(&self) -> usize {
+        self.at - self.line_start
+    }
+
+    /// Whether a byte ends a token: white space or the end of the text.
+    pub(super) fn is_blank_at(&self, at: usize) -> bool {
+        matches!(self.byte(at), None | Some(b' ' | b'\t' | b'\n' | b'\r'))
+    }
+
+    /// Whether there is no more content in this document.
+    pub(super) fn is_end(&self) -> bool {
+        self.peek().is_none() || self.is_marker("---") || self.is_marker("...")
+    }
+
+    pub(super) fn is_marker(&self, marker: &str) -> bool {
+        self.at == self.line_start && self.text[self.at..].starts_with(marker) && self.is_blank_at(self.at + 3)
+    }
+
+    pub(super) fn skip_spaces(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\t')) {
+            self.at += 1;
+        }
+    }
+
+    /// Goes to the next line. The cursor stands at a line end or at the end of the text.
+    pub(super) fn next_line(&mut self) {
+        if self.peek() == Some(b'\r') {
+            self.at += 1;
+        }
+        if self.peek() == Some(b'\n') {
+            self.at += 1;
+        }
+        self.line_start = self.at;
+    }
+
+    pub(super) fn is_line_end(&self) -> bool {
+        matches!(self.peek(), None | Some(b'\n' | b'\r'))
+    }
+
+    pub(super) fn skip_comment(&mut self) {
+        if self.peek() == Some(b'#') && (self.at == self.line_start || self.is_blank_at(self.at - 1)) {
+            while !self.is_line_end() {
+                self.at += 1;
+            }
+        }
+    }
+
+    /// Skips white space, comments and line ends. A tab cannot indent content.
+    pub(super) fn skip_to_content(&mut self) -> Result<()> {
+        loop {
+            let begins_line = self.at == self.line_start;
+            while self.peek() == Some(b' ') {
+                self.at += 1;
+            }
+            let tab = self.at;
+            self.skip_spaces();
+            self.skip_comment();
+            match self.peek() {
+                Some(b'\n' | b'\r') => self.next_line(),
+                Some(_) if begins_line && tab < self.at => {
+                    return self.fail_at(tab, "a tab cannot indent; use spaces");
+                }
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// What must follow a value on its line: nothing but a comment.
+    pub(super) fn end_line(&mut self) -> Result<()> {
+        self.skip_spaces();
+        self.skip_comment();
+        if self.is_line_end() { Ok(()) } else { self.fail("expected the end of the line") }
+    }
+
+    /// Runs `work` one level deeper.
+    pub(super) fn nested<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        if self.nesting == MAX_NESTING {
+            return self.fail("collections nest too deep");
+        }
+        self.nesting += 1;
+        let done = work(self)?;
+        self.nesting -= 1;
+        Ok(done)
+    }
+
+    /// The value of a plain scalar that begins at `start`.
+    pub(super) fn plain_value(&self, text: Cow<'a, str>, start: usize) -> Result<Value<'a>> {
+        match text {
+            Cow::Borrowed(text) => plain::resolve(text).or_else(|what| self.fail_at(start, format!("{text} {what}"))),
+            // One of several lines is neither a number nor a word.
+            Cow::Owned(text) => Ok(Value::String(Cow::Owned(text))),
+        }
+    }
+
+    /// Refuses what begins no plain scalar. The cursor stands at its first byte.
+    pub(super) fn check_plain_start(&self) -> Result<()> {
+        match self.peek() {
+            Some(b'&' | b'*') => self.fail("anchors and aliases are not read: write the value out"),
+            Some(b'!') => self.fail("tags are not read: remove it"),
+            Some(b'%' | b'@' | b'`') => self.fail("a plain scalar cannot begin with this character: quote it"),
+            Some(b'|' | b'>') => self.fail("a block scalar cannot stand here"),
+            Some(b',' | b']' | b'}') => self.fail("nothing is open that this could end or separate"),
+            Some(b'?') if self.is_blank_at(self.at + 1) => self.fail("complex keys are not read"),
+            Some(b'-' | b':') if self.is_blank_at(self.at + 1) => self.fail("expected a value"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Keys of a mapping that is being read.
+#[derive(Default)]
+pub(super) struct Keys<'a> {
+    seen: HashSet<Cow<'a, str>>,
+}
+
+impl<'a> Keys<'a> {
+    /// Whether `key` is there already.
+    pub(super) fn is_twice(&mut self, entries: &Entries<'a>, key: &str) -> bool {
+        if entries.len() < MANY_KEYS {
+            return entries.iter().any(|(there, _)| there == key);
+        }
+        if self.seen.is_empty() {
+            self.seen.extend(entries.iter().map(|(there, _)| there.clone()));
+        }
+        !self.seen.insert(Cow::Owned(key.to_owned()))
+    }
+}
