@@ -37,6 +37,8 @@ enum Order {
 pub struct Upload {
     orders: mpsc::Sender<Order>,
     done: oneshot::Receiver<Result<u64>>,
+    /// Bytes still to come, where the length was announced.
+    missing: Option<u64>,
     stall: Duration,
     object: String,
 }
@@ -47,7 +49,8 @@ pub struct Download {
 }
 
 impl StorageVol {
-    /// `virStorageVolUpload`: writes bytes from `offset` on; `length` 0 means as many as come.
+    /// `virStorageVolUpload`: writes bytes from `offset` on; `length` 0 means as many as come. With a length, exactly as
+    /// many bytes must come: libvirtd (11.3) crashes when a client sends more, so more are refused here.
     pub async fn upload(&self, offset: u64, length: u64) -> Result<Upload> {
         let stream = self
             .open_stream("virStorageVolUpload", move |volume, stream| {
@@ -64,7 +67,8 @@ impl StorageVol {
             // The receiver is gone when the upload was dropped.
             drop(report.send(result.map_err(|failure| failure.on("virStreamSend", &volume.object()))));
         })?;
-        Ok(Upload { orders, done, stall: self.connection().options().stream_stall_timeout, object })
+        let missing = (length > 0).then_some(length);
+        Ok(Upload { orders, done, missing, stall: self.connection().options().stream_stall_timeout, object })
     }
 
     /// `virStorageVolDownload`: reads bytes from `offset` on; `length` 0 means up to the end.
@@ -178,6 +182,11 @@ fn abort(stream: &RawStream) {
 impl Upload {
     /// Hands over bytes; waits while libvirt is slower. An error is final.
     pub async fn send(&mut self, bytes: Bytes) -> Result<()> {
+        if let Some(missing) = &mut self.missing {
+            *missing = missing
+                .checked_sub(bytes.len() as u64)
+                .ok_or_else(|| wrong_length(&self.object, "more bytes came than were announced"))?;
+        }
         match tokio::time::timeout(self.stall, self.orders.send(Order::Send(bytes))).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(self.outcome().await.err().unwrap_or_else(|| self.stopped())),
@@ -187,6 +196,9 @@ impl Upload {
 
     /// Ends the stream and waits until libvirt has written everything; returns the number of bytes sent.
     pub async fn finish(mut self) -> Result<u64> {
+        if self.missing.is_some_and(|missing| missing > 0) {
+            return Err(wrong_length(&self.object, "fewer bytes came than were announced"));
+        }
         match tokio::time::timeout(self.stall, self.orders.send(Order::Finish)).await {
             Ok(_) => self.outcome().await,
             Err(_) => Err(self.stalled()),
@@ -209,6 +221,10 @@ impl Upload {
     fn stopped(&self) -> Error {
         Failure::new(ErrorCode::Aborted, "the stream has ended").on("virStreamSend", &self.object)
     }
+}
+
+fn wrong_length(object: &str, message: &str) -> Error {
+    Failure::new(ErrorCode::InvalidArgument, message).on("virStreamSend", object)
 }
 
 impl Stream for Download {
