@@ -69,33 +69,47 @@ impl Cluster {
     }
 
     /// Brings the lab up, installs the project and looks at what is there. With `KUBEVMM_KEEP_LAB` set, a lab that an
-    /// earlier run has left is used again.
+    /// earlier run has left is used again; `KUBEVMM_KEEP_LAB=renew` also brings the images of now to it.
     ///
     /// # Errors
     /// When the lab does not come up or the installation fails.
     pub fn up() -> Result<&'static Self> {
+        let cluster = Self::make();
+        if cluster.is_err() && !keep() {
+            Lab::clean(&options().dir)?;
+        }
+        let cluster = cluster?;
+        Ok(CLUSTER.get_or_init(|| cluster))
+    }
+
+    fn make() -> Result<Self> {
         let kept = keep().then(|| Lab::attach(&options().dir).ok()).flatten();
-        let fresh = kept.is_none();
+        let was_kept = kept.is_some();
         let lab: &'static Lab = Box::leak(Box::new(match kept {
             Some(lab) => lab,
-            None => step("bring the lab up", || Ok(Lab::up(&options())?))?,
+            None => step("bring the lab up", || {
+                Lab::clean(&options().dir)?;
+                Ok(Lab::up(&options())?)
+            })?,
         }));
         let state = options().dir.join("stories");
         fs::create_dir_all(&state)?;
         let api = ApiServer::open(&lab.kubeconfig())?;
         let (ssh_key, ssh_private_key) = ssh_keys(&state)?;
         let draft = Draft { lab, api: &api };
-        if fresh {
+        let renew = std::env::var_os("KUBEVMM_KEEP_LAB").is_some_and(|value| value == "renew");
+        if !was_kept || renew {
             step("import the images", || draft.import_images())?;
             step("install", || draft.install())?;
         }
+        if was_kept && renew {
+            draft.restart_pods()?;
+        }
         step("wait for the hosts", || draft.hosts_are_ready())?;
-        let before = Inventory::take(&draft.libvirt_hosts())?;
         let foreign = step("plant what is not ours", || foreign::plant(&draft.libvirt_hosts()))?;
+        let before = Inventory::take(&draft.libvirt_hosts())?;
         step("apply the defaults", || draft.defaults())?;
-        let foreign = Mutex::new(foreign);
-        let cluster = Self { lab, api, ssh_key, ssh_private_key, before, foreign, state };
-        Ok(CLUSTER.get_or_init(|| cluster))
+        Ok(Self { lab, api, ssh_key, ssh_private_key, before, foreign: Mutex::new(foreign), state })
     }
 
     /// Takes the lab down, unless it is to be kept.
@@ -328,6 +342,15 @@ impl Draft<'_> {
         self.lab.kubectl(["apply", "-f", &yamls.to_string_lossy()])?;
         self.add_argument(api::DEPLOYMENT, "kubevmm-controller", CONTROLLER_LEASE_SECONDS)?;
         self.add_argument(api::DAEMON_SET, "kubevmm-executor", EXECUTOR_LEASE_SECONDS)
+    }
+
+    /// New images under the old names reach only new pods.
+    fn restart_pods(&self) -> Result<()> {
+        for workload in ["deployment/kubevmm-controller", "daemonset/kubevmm-executor"] {
+            self.lab.kubectl(["-n", SYSTEM, "rollout", "restart", workload])?;
+            self.lab.kubectl(["-n", SYSTEM, "rollout", "status", workload, "--timeout=120s"])?;
+        }
+        Ok(())
     }
 
     fn add_argument(&self, kind: api::Kind, name: &str, seconds: u64) -> Result<()> {
