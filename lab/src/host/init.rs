@@ -155,12 +155,12 @@ fn make_dev(root: &Path) -> Result<()> {
     for &(name, major, minor, mode) in DEVICES {
         make_device(&dev.join(name), makedev(major, minor), mode)?;
     }
-    // As on the machine: who may not use it there may not use it here. Its group has another number, maybe.
+    // For the group kvm, as udev does it, whatever the machine has: where QEMU's user may not open it, libvirt finds KVM
+    // when it asks QEMU, finds it gone when it looks at the file, and asks again, for 18 s at each definition.
     if let Ok(kvm) = fs::metadata("/dev/kvm") {
         let path = dev.join("kvm");
-        make_device(&path, kvm.rdev(), kvm.mode() & 0o777)?;
-        let group = if kvm.gid() == 0 { 0 } else { group_id(root, "kvm").unwrap_or(0) };
-        chown(&path, Some(0), Some(group)).file("change the group of", path)?;
+        make_device(&path, kvm.rdev(), 0o660)?;
+        chown(&path, Some(0), Some(group_id(root, "kvm").unwrap_or(0))).file("change the group of", path)?;
     }
     Ok(())
 }
