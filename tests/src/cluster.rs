@@ -55,6 +55,8 @@ fn options() -> Options {
         services: Ipv4Addr::new(10, 97, 0, 0),
         no_libvirt: vec![HostName::Node(3)],
         timings: Timings::Short,
+        // A Secret that is made after its pod is seen by the kubelet at its next look: every minute by default.
+        kubelet_arg: vec!["--sync-frequency=5s".into()],
         ..Options::default()
     }
 }
