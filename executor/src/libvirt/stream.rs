@@ -241,3 +241,58 @@ impl Download {
         self.chunks.recv().await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An upload whose thread is the test.
+    fn upload(missing: Option<u64>) -> (Upload, mpsc::Receiver<Order>, oneshot::Sender<Result<u64>>) {
+        let (orders, received) = mpsc::channel(1);
+        let (report, done) = oneshot::channel();
+        let stall = Duration::from_millis(50);
+        (Upload { orders, done, missing, stall, object: "volume /pool/a".to_owned() }, received, report)
+    }
+
+    #[tokio::test]
+    async fn more_bytes_than_announced_never_reach_libvirt() {
+        let (mut upload, mut received, _report) = upload(Some(3));
+        assert_eq!(upload.send(Bytes::from_static(b"four")).await.unwrap_err().code, ErrorCode::InvalidArgument);
+        assert!(received.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_is_too_short_is_aborted_and_not_finished() {
+        let (mut upload, mut received, _report) = upload(Some(5));
+        upload.send(Bytes::from_static(b"four")).await.unwrap();
+        assert_eq!(upload.finish().await.unwrap_err().code, ErrorCode::InvalidArgument);
+        assert!(matches!(received.recv().await, Some(Order::Send(_))));
+        assert!(received.recv().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_stands_still_times_out() {
+        let (mut upload, _received, _report) = upload(None);
+        upload.send(Bytes::from_static(b"a")).await.unwrap();
+        assert_eq!(upload.send(Bytes::from_static(b"b")).await.unwrap_err().code, ErrorCode::Timeout);
+    }
+
+    #[tokio::test]
+    async fn libvirts_error_reaches_the_sender() {
+        let (mut upload, received, report) = upload(None);
+        drop(received);
+        report.send(Err(Failure::new(ErrorCode::SystemError, "no space left").on("virStreamSend", "x"))).unwrap();
+        assert_eq!(upload.send(Bytes::from_static(b"a")).await.unwrap_err().message, "no space left");
+    }
+
+    #[tokio::test]
+    async fn the_end_reports_how_much_was_sent() {
+        let (mut upload, mut received, report) = upload(Some(4));
+        upload.send(Bytes::from_static(b"four")).await.unwrap();
+        tokio::spawn(async move {
+            while !matches!(received.recv().await, Some(Order::Finish)) {}
+            report.send(Ok(4)).unwrap();
+        });
+        assert_eq!(upload.finish().await.unwrap(), 4);
+    }
+}
