@@ -36,8 +36,8 @@ const REFUSED_VMS: &[(&str, &str, &str)] = &[
         "spec: {disks: [{name: a, diskName: b, template: {size: 1Gi, source: {blank: {}}}}]}",
         "template",
     ),
-    ("two disks of one name", "spec: {disks: [{name: a, diskName: b}, {name: a, diskName: c}]}", "spec.disks[1]"),
-    ("two NICs of one name", "spec: {networks: [{name: a}, {name: a}]}", "spec.networks[1]"),
+    ("two disks of one name", "spec: {disks: [{name: a, diskName: b}, {name: a, diskName: c}]}", "spec.disks"),
+    ("two NICs of one name", "spec: {networks: [{name: a}, {name: a}]}", "spec.networks"),
     (
         "two NICs of one MAC address",
         "spec: {networks: [{name: a, macAddress: '02:00:00:00:00:0a'}, {name: b, macAddress: '02:00:00:00:00:0A'}]}",

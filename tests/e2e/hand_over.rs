@@ -31,7 +31,7 @@ impl NeverTwice {
                 let mut most = 0;
                 while !stop.load(Ordering::Relaxed) {
                     most = most.max(Cluster::get().instances(&uuid));
-                    thread::sleep(Duration::from_millis(30));
+                    thread::sleep(Duration::from_millis(50));
                 }
                 most
             }

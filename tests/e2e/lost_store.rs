@@ -70,7 +70,6 @@ fn a_wiped_store_destroys_nothing(space: &Space) -> Result<()> {
     cluster.lab.etcd_wipe()?;
     cluster.install()?;
     cluster.is_whole()?;
-    cluster.apply_defaults()?;
     wait_for("the domain is shown as an orphan", within(60), || {
         let entry = orphan(cluster, "h1", &domain)?;
         if entry["orphan"] == true { Ok(Some(())) } else { Err(anyhow!("{entry}")) }
@@ -78,7 +77,7 @@ fn a_wiped_store_destroys_nothing(space: &Space) -> Result<()> {
 
     // A VM of the same name does not start beside it, on no host.
     let again = Space::open(&space.namespace)?;
-    let second = again.guest("web").apply()?;
+    let second = again.blank("web").with("spec: {disks: null}").apply()?;
     let why = second.wait("is blocked by the orphan", within(60), |vm| {
         ["Ready", "Scheduled"].iter().any(|kind| api::condition(vm, kind).1 == "OrphanFound")
     })?;

@@ -41,22 +41,23 @@ impl Process {
     }
 }
 
-/// The processes of one cgroup subtree of the machine.
-pub(crate) fn processes_of(group: &str) -> Vec<Process> {
+/// The processes of one cgroup subtree of the machine, of the programs that are asked for.
+fn processes_of(group: &str, program: impl Fn(&str) -> bool) -> Vec<Process> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
         let read = |file: &str| fs::read(entry.path().join(file)).unwrap_or_default();
-        let cgroup = read("cgroup");
-        let in_group = String::from_utf8_lossy(&cgroup).lines().any(|line| in_subtree(line, group));
+        let name = String::from_utf8_lossy(&read("comm")).trim().to_owned();
+        if !program(&name) || !String::from_utf8_lossy(&read("cgroup")).lines().any(|line| in_subtree(line, group)) {
+            continue;
+        }
         let arguments: Vec<_> = read("cmdline")
             .split(|&byte| byte == 0)
             .filter(|part| !part.is_empty())
             .map(|part| String::from_utf8_lossy(part).into_owned())
             .collect();
-        // What has no command line is a thread of the kernel, or a process that has ended.
-        if in_group && !arguments.is_empty() {
-            let name = String::from_utf8_lossy(&read("comm")).trim().to_owned();
+        // What has no command line has ended.
+        if !arguments.is_empty() {
             found.push(Process { pid, name, arguments });
         }
     }
@@ -155,11 +156,15 @@ impl Host {
 
     /// All processes of the host.
     pub fn processes(&self) -> Vec<Process> {
-        processes_of(&format!("{}/{}", self.lab.options().tag, self.name))
+        processes_of(&self.group(), |_| true)
     }
 
     fn process(&self, name: &str) -> Option<Process> {
-        self.processes().into_iter().find(|process| process.name == name)
+        processes_of(&self.group(), |program| program == name).into_iter().next()
+    }
+
+    fn group(&self) -> String {
+        format!("{}/{}", self.lab.options().tag, self.name)
     }
 
     /// The executor's process.
@@ -178,8 +183,8 @@ impl Host {
             let at = process.arguments.iter().position(|argument| argument == "-uuid")?;
             process.arguments.get(at + 1).cloned()
         };
-        let all = self.processes().into_iter().filter(|process| process.name.starts_with(QEMU));
-        all.filter_map(|process| Some((uuid(&process)?, process))).collect()
+        let all = processes_of(&self.group(), |program| program == QEMU);
+        all.into_iter().filter_map(|process| Some((uuid(&process)?, process))).collect()
     }
 
     /// SIGKILL of the executor, which its kubelet restarts.
