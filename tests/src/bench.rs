@@ -72,8 +72,10 @@ fn runs(api: &ApiServer, lab: &'static Lab, node: HostName, image: &str) -> Resu
         let name = format!("run-{run}");
         let took = apply_to_started(api, node, &name, image)?;
         if run > 0 {
+            let xml = host.virsh(["dumpxml", "--inactive", &format!("{NAMESPACE}.{name}")])?;
+            halt(api, &name)?;
             report.apply.push(took);
-            report.virsh.push(define_and_start(&host, &format!("{NAMESPACE}.{name}"))?);
+            report.virsh.push(define_and_start(&host, &by_another_name(&xml)?)?);
         }
         api.delete(api::VM, NAMESPACE, &name)?;
         api.wait_gone(api::VM, NAMESPACE, &name, within(60))?;
@@ -117,10 +119,15 @@ fn apply_to_started(api: &ApiServer, node: HostName, name: &str, image: &str) ->
     }
 }
 
-/// The same domain by hand, under another name, while the VM's own is stopped.
-fn define_and_start(host: &Host, domain: &str) -> Result<Duration> {
-    host.virsh(["destroy", domain]).or_else(|_| host.virsh(["dominfo", domain]))?;
-    let xml = by_another_name(&host.virsh(["dumpxml", "--inactive", domain])?)?;
+/// Two QEMUs cannot have one disk.
+fn halt(api: &ApiServer, name: &str) -> Result<()> {
+    api.patch(api::VM, NAMESPACE, name, &json!({"spec": {"runStrategy": "Halted"}}))?;
+    api.wait(api::VM, NAMESPACE, name, "is off", within(60), |vm| vm["status"]["printableStatus"] == "Stopped")?;
+    Ok(())
+}
+
+/// A domain by hand.
+fn define_and_start(host: &Host, xml: &str) -> Result<Duration> {
     let path = format!("/run/{DOMAIN}.xml");
     host.sh(&format!("cat >{path} <<'XML'\n{xml}\nXML"))?;
     let start = Instant::now();
