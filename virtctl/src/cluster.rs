@@ -34,7 +34,7 @@ pub(crate) async fn connect(args: &ClusterArgs) -> Result<Cluster, Error> {
     let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
     let namespace = args.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let client = Client::try_from(config).map_err(|error| Error::of_request(error, &url))?;
-    Ok(Cluster { client, namespace, url })
+    Ok(Cluster::new(client, &namespace, &url))
 }
 
 async fn config(args: &ClusterArgs) -> Result<Config, Error> {
@@ -71,6 +71,11 @@ fn explain(error: &KubeconfigError) -> String {
 }
 
 impl Cluster {
+    /// A connection by `client` to the API server at `url`.
+    pub(crate) fn new(client: Client, namespace: &str, url: &str) -> Self {
+        Self { client, namespace: namespace.into(), url: url.into() }
+    }
+
     /// The API of a namespaced kind.
     pub(crate) fn api<K>(&self, namespace: &str) -> Api<K>
     where

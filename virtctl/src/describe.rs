@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use k8s_openapi::api::core::v1::Event;
 use k8s_openapi::jiff::Timestamp;
 use kubevmm_api::VirtualMachine;
-use kubevmm_api::condition::{self, PROVISIONED, READY};
+use kubevmm_api::condition::{self, PROVISIONED, READY, RESTART_REQUIRED};
 use kubevmm_api::effective;
 use kubevmm_api::vm::VirtualMachineStatus;
 
@@ -77,6 +77,9 @@ fn state(out: &mut String, vm: &VirtualMachine, status: &VirtualMachineStatus, n
     let started = started.map_or(String::new(), |time| format!(", started {}", moment(time.0, now)));
     field(out, "State", &format!("{}{started}", status.printable_status.as_deref().unwrap_or("Pending")));
     field(out, "Run strategy", &word(&vm.spec.run_strategy));
+    if let Some(c) = condition::find(&status.conditions, RESTART_REQUIRED).filter(|c| c.status == "True") {
+        field(out, "Restart needed", &one_line(&c.message));
+    }
     if condition::is_true(&status.conditions, READY) {
         field(out, "Ready", "yes");
         return;
@@ -157,7 +160,8 @@ fn disks(out: &mut String, vm: &VirtualMachine, status: &VirtualMachineStatus, c
             let mut row = vec![disk.name.clone(), object.clone(), cell(target)];
             let found = catalog.disks.get(&(namespace.clone(), object));
             let Some(found) = found else {
-                row.extend([NONE, NONE, NONE, NONE, "no such object"].map(String::from));
+                let state = if catalog.disks_unknown { "unknown: cannot be read" } else { "no such object" };
+                row.extend([NONE, NONE, NONE, NONE, state].map(String::from));
                 return row;
             };
             let state = found.status.clone().unwrap_or_default();

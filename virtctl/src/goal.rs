@@ -57,7 +57,7 @@ pub(crate) fn progress(goal: &Goal, vm: &VirtualMachine) -> Progress {
             return Progress::Failed("another power request has replaced this one".into());
         }
         if !answered {
-            return Progress::Waiting(why(vm));
+            return Progress::Waiting(unless_obstructed(vm, "the power request is not answered yet"));
         }
     }
     match goal.state {
@@ -74,7 +74,7 @@ pub(crate) fn progress(goal: &Goal, vm: &VirtualMachine) -> Progress {
         _ => {}
     }
     if status.observed_generation.unwrap_or(0) < goal.generation {
-        return Progress::Waiting(why(vm));
+        return Progress::Waiting(unless_obstructed(vm, "the change is not seen yet"));
     }
     let ready = condition::find(&status.conditions, READY).map(|c| c.status.as_str());
     let active = status.domain.as_ref().is_some_and(|domain| domain.state.is_active());
@@ -90,7 +90,17 @@ pub(crate) fn progress(goal: &Goal, vm: &VirtualMachine) -> Progress {
         }
         // Ready is Unknown while the host is lost: what is reported of the domain is then no longer known.
         State::Stopped if !active && !matches!(ready, Some("True" | "Unknown")) => Progress::Reached,
+        State::Stopped if active => Progress::Waiting(unless_obstructed(vm, "the guest has not ended yet")),
         _ => Progress::Waiting(why(vm)),
+    }
+}
+
+/// Why a VM is not where it should be, when no condition tells: the state and `otherwise`.
+fn unless_obstructed(vm: &VirtualMachine, otherwise: &str) -> String {
+    let status = vm.status.as_ref();
+    match status.filter(|status| obstacle(status).is_none() && !status.conditions.is_empty()) {
+        Some(status) => format!("{}: {otherwise}", status.printable_status.as_deref().unwrap_or("Pending")),
+        None => why(vm),
     }
 }
 
@@ -198,6 +208,27 @@ mod tests {
         ] {
             let goal = Goal { state: State::Running, generation: 2, request: Some("new".into()) };
             assert_eq!(kind(&goal, &vm(&spec, &status(2, &up, &answer))), expected, "{spec} {answer}");
+        }
+    }
+
+    #[test]
+    fn what_is_waited_for_is_said_when_no_condition_tells() {
+        let up = [condition("Ready", "True", "Running", "")];
+        let domain = ", domain: {name: a, uuid: b, epoch: 1, state: Running}";
+        for (spec, state, request, generation, expected) in [
+            (
+                "{powerRequest: {id: new, action: Restart}}",
+                State::Running,
+                Some("new"),
+                2,
+                "the power request is not answered yet",
+            ),
+            ("{}", State::Running, None, 1, "the change is not seen yet"),
+            ("{runStrategy: Halted}", State::Stopped, None, 2, "the guest has not ended yet"),
+        ] {
+            let goal = Goal { state, generation: 2, request: request.map(Into::into) };
+            let seen = progress(&goal, &vm(spec, &status(generation, &up, domain)));
+            assert_eq!(seen, Progress::Waiting(format!("Running: {expected}")));
         }
     }
 

@@ -12,6 +12,8 @@ pub(crate) struct Catalog {
     pub(crate) classes: BTreeMap<String, VirtualMachineClassSpec>,
     /// Disks by namespace and name.
     pub(crate) disks: BTreeMap<(String, String), VirtualMachineDisk>,
+    /// The disks could not be read: one that is missing here may be there.
+    pub(crate) disks_unknown: bool,
 }
 
 impl Catalog {

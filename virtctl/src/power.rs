@@ -10,6 +10,7 @@
 //! `--force` goes with a powerRequest only: a run strategy has no such word.
 
 use kubevmm_api::VirtualMachine;
+use kubevmm_api::condition::{self, READY};
 use kubevmm_api::power::should_run;
 use kubevmm_api::vm::{PowerAction, RunStrategy};
 use serde_json::{Value, json};
@@ -55,16 +56,18 @@ pub(crate) fn decide(verb: Verb, vm: &VirtualMachine, force: bool, id: &str, pro
     }
     let status = vm.status.clone().unwrap_or_default();
     let active = status.domain.as_ref().is_some_and(|domain| domain.state.is_active());
+    let up = if condition::is_true(&status.conditions, READY) { "running" } else { "starting" };
+    let down = if active { "stopping" } else { "stopped" };
     let wants_to_run = should_run(&vm.spec, &status);
     let strategy = vm.spec.run_strategy;
     match (verb, strategy) {
-        (Verb::Start, RunStrategy::Always) => nothing("is started already: spec.runStrategy is Always"),
+        (Verb::Start, RunStrategy::Always) => nothing(&format!("is {up} already: spec.runStrategy is Always")),
         (Verb::Start, RunStrategy::Halted) => run_strategy(
             RunStrategy::Always,
             "starting: spec.runStrategy changed from Halted to Always; it is also started again after every stop",
         ),
         (Verb::Start, RunStrategy::Manual) if wants_to_run => {
-            nothing("is started already: its last power request asks for it")
+            nothing(&format!("is {up} already: its last power request asks for it"))
         }
         (Verb::Start, RunStrategy::Manual) => {
             request(PowerAction::Start, false, id, "starting: spec.powerRequest Start")
@@ -78,16 +81,16 @@ pub(crate) fn decide(verb: Verb, vm: &VirtualMachine, force: bool, id: &str, pro
             ),
         ),
         (Verb::Stop, RunStrategy::Halted) if force && active => Decision::Refuse(no_force(name, namespace, program)),
-        (Verb::Stop, RunStrategy::Halted) => nothing("is stopped already: spec.runStrategy is Halted"),
+        (Verb::Stop, RunStrategy::Halted) => nothing(&format!("is {down} already: spec.runStrategy is Halted")),
         (Verb::Stop, RunStrategy::Manual) if !(wants_to_run || force && active) => {
-            nothing("is stopped already: no power request asks for it to run")
+            nothing(&format!("is {down} already: no power request asks for it to run"))
         }
         (Verb::Stop, RunStrategy::Manual) => {
             request(PowerAction::Stop, force, id, &format!("stopping: spec.powerRequest Stop{}", forced(force)))
         }
 
         (Verb::Restart, RunStrategy::Halted) => Decision::Refuse(format!(
-            "{name} is off and spec.runStrategy is Halted: there is nothing to restart; `{program} start {name}` starts it"
+            "spec.runStrategy of {name} is Halted: there is nothing to restart; `{program} start {name}` starts it"
         )),
         (Verb::Restart, RunStrategy::Always | RunStrategy::Manual) => {
             request(PowerAction::Restart, force, id, &format!("restarting: spec.powerRequest Restart{}", forced(force)))
@@ -217,7 +220,7 @@ mod tests {
         };
         assert_eq!(
             refusal(Verb::Restart, "{runStrategy: Halted}", false),
-            "web is off and spec.runStrategy is Halted: there is nothing to restart; `kubectl virt start web` starts it"
+            "spec.runStrategy of web is Halted: there is nothing to restart; `kubectl virt start web` starts it"
         );
         assert!(refusal(Verb::Stop, "{}", true).contains("terminationGracePeriodSeconds"));
     }

@@ -72,7 +72,10 @@ pub(crate) async fn catalog(cluster: &Cluster, namespace: Option<&str>) -> Catal
             let keyed = disks.into_iter().map(|disk| ((disk.namespace().unwrap_or_default(), disk.name_any()), disk));
             catalog.disks = keyed.collect();
         }
-        Err(error) => eprintln!("note: disks are not shown: {}", cluster.failure(error)),
+        Err(error) => {
+            catalog.disks_unknown = true;
+            eprintln!("note: disks are not shown: {}", cluster.failure(error));
+        }
     }
     catalog
 }

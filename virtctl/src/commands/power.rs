@@ -5,7 +5,7 @@ use kubevmm_api::VirtualMachine;
 
 use super::outcome;
 use crate::cli::PowerArgs;
-use crate::cluster::{Cluster, typed};
+use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::goal::{Goal, State};
 use crate::output;
@@ -41,17 +41,14 @@ pub(crate) async fn run(cluster: &Cluster, verb: Verb, args: &PowerArgs, force: 
         let mut reached = Vec::new();
         for ((_, target), result) in written.into_iter().zip(results) {
             match result {
-                Ok(_) => {
-                    let object = cluster.vm(&target.namespace, &target.name).await?;
-                    if args.output.is_none() {
-                        output::emit(&format!(
-                            "{} {}\n",
-                            full_name(&target.name),
-                            arrived(&typed(&object), &target.goal)
-                        ))?;
-                    }
-                    reached.push((object, target));
+                Ok(vm) if args.output.is_none() => {
+                    output::emit(&format!("{} {}\n", full_name(&target.name), arrived(&vm, &target.goal)))?;
                 }
+                // As the API server has it, with fields that this version may not know.
+                Ok(_) => match cluster.vm(&target.namespace, &target.name).await {
+                    Ok(object) => reached.push((object, target)),
+                    Err(error) => failures.push(error),
+                },
                 Err(error) => failures.push(error),
             }
         }
@@ -107,4 +104,67 @@ fn arrived(vm: &VirtualMachine, goal: &Goal) -> String {
     let address = status.interfaces.iter().find_map(|nic| nic.addresses.first());
     let address = address.map_or(String::new(), |address| format!(", address {address}"));
     format!("is running on {}{address}", status.node_name.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use crate::testing::Server;
+    use clap::Parser as _;
+
+    const HALTED: &str = r#"{"apiVersion": "kubevmm.io/v1beta1", "kind": "VirtualMachine",
+        "metadata": {"name": "web", "namespace": "shop", "generation": 1}, "spec": {"runStrategy": "Halted"}}"#;
+    const WEB: &str = "/apis/kubevmm.io/v1beta1/namespaces/shop/virtualmachines/web";
+
+    async fn start(server: &Server) -> Result<(), Error> {
+        let Command::Start(args) = Cli::parse_from(["virtctl", "start", "web"]).command else { panic!("start") };
+        run(&server.cluster("shop"), Verb::Start, &args, false).await
+    }
+
+    #[tokio::test]
+    async fn one_field_is_written_and_by_whom_is_said() {
+        let server = Server::new(|_, _| (200, HALTED.into()));
+        start(&server).await.unwrap();
+        assert_eq!(
+            server.requests(),
+            [
+                format!("GET {WEB} "),
+                format!(r#"PATCH {WEB}?&fieldManager=virtctl {{"spec":{{"runStrategy":"Always"}}}}"#),
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_shown_in_the_api_servers_words() {
+        let refusal = r#"{"kind": "Status", "status": "Failure", "reason": "Invalid", "code": 422,
+            "message": "VirtualMachine.kubevmm.io \"web\" is invalid: spec: set spec.runStrategy"}"#;
+        let server =
+            Server::new(|method, _| if method == "GET" { (200, HALTED.into()) } else { (422, refusal.into()) });
+        let error = start(&server).await.unwrap_err();
+        assert_eq!(error.to_string(), "VirtualMachine.kubevmm.io \"web\" is invalid: spec: set spec.runStrategy");
+        assert_eq!(error.exit_code(), 5);
+    }
+
+    #[tokio::test]
+    async fn a_cluster_without_the_custom_resources_says_how_to_install_them() {
+        let server = Server::new(|_, _| (404, "404 page not found\n".into()));
+        let error = start(&server).await.unwrap_err();
+        assert_eq!(error.to_string(), "KubeVMM is not installed in this cluster: kubectl apply -f yamls/");
+        assert_eq!(error.exit_code(), 6);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_not_there_brings_near_ones() {
+        let missing = r#"{"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404, "message": "x",
+            "details": {"name": "web", "kind": "virtualmachines"}}"#;
+        let list = r#"{"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": {},
+            "items": [{"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+                       "metadata": {"name": "wep", "namespace": "shop"}}]}"#;
+        let server =
+            Server::new(|_, path| if path.starts_with(WEB) { (404, missing.into()) } else { (200, list.into()) });
+        let error = start(&server).await.unwrap_err();
+        assert_eq!(error.to_string(), r#"virtual machine "web" in namespace "shop" not found: did you mean wep?"#);
+        assert_eq!(error.exit_code(), 3);
+    }
 }
