@@ -1,0 +1,261 @@
+//! What is known of the hosts: which of them are alive, have reported, and what they report.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Node;
+use kubevmm_api::condition;
+use kubevmm_api::hypervisor::{HostDomain, HypervisorStatus};
+use kubevmm_api::{Hypervisor, SYSTEM_NAMESPACE};
+use tokio::time::Instant;
+
+/// The taint by which a person says that a Node is off and stays off.
+pub const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+/// Reason of a Hypervisor that is not ready because its host has no libvirt: there is nothing to report.
+pub const LIBVIRT_NOT_FOUND: &str = "LibvirtNotFound";
+/// Duration of an executor's Lease that does not say its own.
+const LEASE_DURATION: Duration = Duration::from_secs(40);
+
+/// The Leases of the executors, as this process has seen them change. Clocks of other machines are never compared.
+#[derive(Debug, Default)]
+pub struct Liveness {
+    seen: HashMap<String, Seen>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    version: Option<String>,
+    holder: Option<String>,
+    changed: Instant,
+    duration: Duration,
+    renewed: bool,
+    live: bool,
+}
+
+/// What a Lease says of its host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LeaseState {
+    /// Holder of the Lease while it is live: the session of the executor.
+    pub session: Option<String>,
+    /// The Lease has been renewed since this process first saw it.
+    pub renewed: bool,
+}
+
+impl Liveness {
+    /// Takes in a Lease; returns whether it says something new of the host (a mere renewal does not).
+    pub fn observe(&mut self, lease: &Lease, now: Instant) -> bool {
+        if lease.metadata.namespace.as_deref() != Some(SYSTEM_NAMESPACE) {
+            return false;
+        }
+        let Some(name) = lease.metadata.name.clone() else { return false };
+        let spec = lease.spec.clone().unwrap_or_default();
+        let holder = spec.holder_identity.filter(|holder| !holder.is_empty());
+        let version = lease.metadata.resource_version.clone();
+        let duration = spec
+            .lease_duration_seconds
+            .and_then(|seconds| u64::try_from(seconds).ok())
+            .map_or(LEASE_DURATION, Duration::from_secs);
+        let Some(seen) = self.seen.get_mut(&name) else {
+            let seen = Seen { version, holder, changed: now, duration, renewed: false, live: true };
+            self.seen.insert(name, seen);
+            return true;
+        };
+        if seen.version == version {
+            return false;
+        }
+        let news = !seen.live || !seen.renewed || seen.holder != holder;
+        *seen = Seen { version, holder, changed: now, duration, renewed: true, live: true };
+        news
+    }
+
+    /// The Lease is gone.
+    pub fn forget(&mut self, name: &str) -> bool {
+        self.seen.remove(name).is_some()
+    }
+
+    /// Forgets the Leases that are not among `names`.
+    pub fn retain(&mut self, names: &[String]) {
+        self.seen.retain(|name, _| names.contains(name));
+    }
+
+    /// Marks the Leases that have run out by `now`; returns the hosts for which that is new.
+    pub fn expire(&mut self, now: Instant) -> Vec<String> {
+        let mut expired: Vec<String> = Vec::new();
+        for (name, seen) in &mut self.seen {
+            if seen.live && now >= seen.changed + seen.duration {
+                seen.live = false;
+                expired.push(name.clone());
+            }
+        }
+        expired.sort();
+        expired
+    }
+
+    /// When the next Lease runs out.
+    pub fn next_expiry(&self) -> Option<Instant> {
+        self.seen.values().filter(|seen| seen.live).map(|seen| seen.changed + seen.duration).min()
+    }
+
+    /// What the Lease `name` says.
+    pub fn state(&self, name: &str) -> LeaseState {
+        match self.seen.get(name) {
+            Some(seen) if seen.live => LeaseState { session: seen.holder.clone(), renewed: seen.renewed },
+            _ => LeaseState::default(),
+        }
+    }
+
+    /// Names of the live Leases.
+    pub fn live(&self) -> impl Iterator<Item = &str> {
+        self.seen.iter().filter(|(_, seen)| seen.live && seen.holder.is_some()).map(|(name, _)| name.as_str())
+    }
+}
+
+/// A host.
+#[derive(Debug, Clone, Default)]
+pub struct Host {
+    /// Name of the Node and of the Hypervisor.
+    pub name: String,
+    /// Its Hypervisor object.
+    pub hypervisor: Option<Arc<Hypervisor>>,
+    /// Its executor's Lease.
+    pub lease: LeaseState,
+    /// Its Node bears the taint out-of-service.
+    pub out_of_service: bool,
+}
+
+impl Host {
+    /// The executor holds its Lease.
+    pub fn is_live(&self) -> bool {
+        self.lease.session.is_some()
+    }
+
+    /// A person has said that the host is off, and its executor is silent.
+    pub fn is_gone_for_good(&self) -> bool {
+        self.out_of_service && !self.is_live()
+    }
+
+    /// The session of the executor, when it has told its domains in this session and is known to be up to date.
+    pub fn reported_session(&self) -> Option<&str> {
+        let session = self.lease.session.as_deref()?;
+        (self.lease.renewed && self.status()?.session.as_deref() == Some(session)).then_some(session)
+    }
+
+    /// The executor is alive and has yet to tell which domains its host has.
+    pub fn owes_report(&self) -> bool {
+        self.is_live() && self.reported_session().is_none() && !self.has_no_libvirt()
+    }
+
+    /// Whether the executor calls the host ready; otherwise why it is not.
+    pub fn readiness(&self) -> Result<(), String> {
+        if !self.is_live() {
+            return Err("its executor does not answer".into());
+        }
+        match self.status().and_then(|status| condition::find(&status.conditions, condition::READY)) {
+            Some(ready) if ready.status == "True" => Ok(()),
+            Some(ready) if !ready.message.is_empty() => Err(ready.message.clone()),
+            Some(ready) => Err(ready.reason.clone()),
+            None => Err("its executor has not reported yet".into()),
+        }
+    }
+
+    /// The Hypervisor's status.
+    pub fn status(&self) -> Option<&HypervisorStatus> {
+        self.hypervisor.as_deref()?.status.as_ref()
+    }
+
+    fn has_no_libvirt(&self) -> bool {
+        self.status()
+            .and_then(|status| condition::find(&status.conditions, condition::READY))
+            .is_some_and(|ready| ready.status == "False" && ready.reason == LIBVIRT_NOT_FOUND)
+    }
+}
+
+/// Whether a Node bears the taint out-of-service.
+pub fn is_out_of_service(node: &Node) -> bool {
+    let taints = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten());
+    taints.into_iter().any(|taint| taint.key == OUT_OF_SERVICE)
+}
+
+/// All hosts, at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Hosts(pub BTreeMap<String, Host>);
+
+impl Hosts {
+    /// The host of a Node.
+    pub fn get(&self, name: &str) -> Option<&Host> {
+        self.0.get(name)
+    }
+
+    /// Whether the executor of `name` holds its Lease.
+    pub fn is_live(&self, name: &str) -> bool {
+        self.get(name).is_some_and(Host::is_live)
+    }
+
+    /// Whether a person has said that the host `name` is off, and its executor is silent.
+    pub fn is_gone_for_good(&self, name: &str) -> bool {
+        self.get(name).is_some_and(Host::is_gone_for_good)
+    }
+
+    /// Hosts that are alive and have not told their domains: until they do, nothing is placed or started.
+    pub fn owing_reports(&self) -> Vec<&str> {
+        self.0.values().filter(|host| host.owes_report()).map(|host| host.name.as_str()).collect()
+    }
+
+    /// Every domain with our mark that a host tells of. What is left on a host that is gone for good is not counted.
+    pub fn domains(&self) -> impl Iterator<Item = (&str, &HostDomain)> {
+        self.0.values().filter(|host| !host.is_gone_for_good()).flat_map(|host| {
+            let domains = host.status().map(|status| status.domains.as_slice()).unwrap_or_default();
+            domains.iter().map(|domain| (host.name.as_str(), domain))
+        })
+    }
+
+    /// The domains of the VM `uid` of this cluster.
+    pub fn holding<'a>(&'a self, cluster_id: &'a str, uid: &'a str) -> impl Iterator<Item = (&'a str, &'a HostDomain)> {
+        self.domains().filter(move |(_, domain)| domain.cluster_id == cluster_id && domain.uid == uid)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::coordination::v1::LeaseSpec;
+    use kube::api::ObjectMeta;
+
+    fn lease(version: &str, holder: &str) -> Lease {
+        Lease {
+            metadata: ObjectMeta {
+                name: Some("a".into()),
+                namespace: Some(SYSTEM_NAMESPACE.into()),
+                resource_version: Some(version.into()),
+                ..Default::default()
+            },
+            spec: Some(LeaseSpec {
+                holder_identity: Some(holder.into()),
+                lease_duration_seconds: Some(40),
+                ..Default::default()
+            }),
+        }
+    }
+
+    #[test]
+    fn a_lease_lives_as_long_as_it_is_seen_to_change() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut liveness = Liveness::default();
+        assert!(liveness.observe(&lease("1", "s1"), start), "a new host is news");
+        assert!(!liveness.state("a").renewed, "the first sight may be an old one");
+        assert!(!liveness.observe(&lease("1", "s1"), after(5)), "the same Lease, listed again");
+        assert!(liveness.observe(&lease("2", "s1"), after(10)), "the first renewal is news");
+        assert!(!liveness.observe(&lease("3", "s1"), after(20)), "a later one is not");
+        assert_eq!(liveness.next_expiry(), Some(after(60)));
+        assert_eq!(liveness.expire(after(59)), Vec::<String>::new());
+        assert_eq!(liveness.expire(after(60)), ["a"]);
+        assert_eq!(liveness.expire(after(61)), Vec::<String>::new(), "told once");
+        assert_eq!(liveness.state("a"), LeaseState::default());
+        assert!(liveness.observe(&lease("4", "s1"), after(90)), "it came back");
+        assert!(liveness.observe(&lease("5", "s2"), after(91)), "a new session is news");
+        assert_eq!(liveness.state("a").session.as_deref(), Some("s2"));
+    }
+}

@@ -1,0 +1,155 @@
+//! The controller of KubeVMM: decides which host runs which VM, and keeps what belongs to no single host.
+//!
+//! One watch per kind feeds a mirror ([`world`]); each change queues the objects that it may matter to ([`context`],
+//! [`queue`]); a worker takes one object at a time and looks at it as a whole: `decide` (pure) tells the steps from what
+//! is and what should be, `apply` takes them. Every write is made against the version that was looked at, so a stale
+//! mirror costs a retry and never a wrong decision.
+
+pub mod context;
+pub mod disk;
+pub mod error;
+pub mod events;
+pub mod hosts;
+pub mod hypervisor;
+pub mod key;
+pub mod lease;
+pub mod object;
+pub mod queue;
+pub mod vm;
+pub mod world;
+pub mod write;
+
+#[cfg(test)]
+mod testing;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::select_all;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, Client};
+use tokio::task::JoinSet;
+
+use crate::context::{Context, dispatch};
+use crate::error::Error;
+use crate::events::Events;
+use crate::key::Key;
+use crate::queue::Queue;
+use crate::world::{OnChange, World};
+
+/// Objects that are worked on at the same time.
+const WORKERS: usize = 16;
+
+/// Settings of the controller.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Image of the placement pods.
+    pub pause_image: String,
+    /// Duration of the controller's Lease.
+    pub lease_duration: Duration,
+    /// Name of the controller's pod.
+    pub pod_name: Option<String>,
+}
+
+/// Waits for the Lease, then acts until `stop` resolves. Ends with an error when the Lease is lost.
+pub async fn run(client: Client, options: Options, stop: impl Future<Output = ()> + Send) -> Result<(), Error> {
+    tokio::pin!(stop);
+    let holder = format!("{}_{}", options.pod_name.as_deref().unwrap_or("controller"), uuid::Uuid::new_v4());
+    let lease = tokio::select! {
+        lease = lease::acquire(client.clone(), &holder, options.lease_duration) => lease?,
+        () = &mut stop => return Ok(()),
+    };
+    // What follows ends with this function: nothing acts once the Lease may be another's.
+    let mut tasks = JoinSet::new();
+    tasks.spawn(act(client, options));
+    tokio::select! {
+        ended = lease.keep(&mut stop) => ended,
+        Some(ended) = tasks.join_next() => match ended {
+            Ok(error) => Err(error),
+            Err(_) => Err(Error::WatchEnded("a task of the controller")),
+        },
+    }
+}
+
+/// Watches and reconciles, for ever.
+async fn act(client: Client, options: Options) -> Error {
+    let cluster_id = cluster_id(&client).await;
+    let queue: Arc<Queue<Key>> = Arc::default();
+    let (sender, mut changes) = tokio::sync::mpsc::unbounded_channel();
+    // The receiver lives as long as this function, and so do the watches: a send cannot fail.
+    let on_change: OnChange = Arc::new(move |change| drop(sender.send(change)));
+    let (world, watches) = World::new(&client, &on_change);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { select_all(watches).await.0 });
+    {
+        let (world, queue) = (Arc::clone(&world), Arc::clone(&queue));
+        tasks.spawn(async move {
+            while let Some(change) = changes.recv().await {
+                dispatch(&world, &queue, &change);
+            }
+            Error::WatchEnded("every kind")
+        });
+    }
+    let context = Arc::new(Context {
+        events: Events::start(client.clone(), options.pod_name),
+        client,
+        world,
+        queue,
+        pod_pauses: vm::pauses::Pauses::default(),
+        cluster_id,
+        pause_image: options.pause_image,
+    });
+    for _ in 0..WORKERS {
+        tasks.spawn(work(Arc::clone(&context)));
+    }
+    match tasks.join_next().await {
+        Some(Ok(error)) => error,
+        _ => Error::WatchEnded("a task of the controller"),
+    }
+}
+
+/// Takes one object after the other.
+async fn work(context: Arc<Context>) -> Error {
+    if let Err(error) = context.world.wait_until_ready().await {
+        return error;
+    }
+    loop {
+        let key = context.queue.next().await;
+        let result = reconcile(&context, &key).await;
+        match &result {
+            Ok(Some(pause)) => context.queue.add_after(key.clone(), *pause),
+            Ok(None) => {}
+            Err(error) if error.is_outdated() => tracing::debug!(?key, %error, "changed meanwhile"),
+            Err(error) => tracing::warn!(?key, %error, "failed"),
+        }
+        context.queue.done(&key, result.is_err());
+    }
+}
+
+#[tracing::instrument(level = "debug", skip(context))]
+async fn reconcile(context: &Context, key: &Key) -> Result<Option<Duration>, Error> {
+    match key {
+        Key::Vm(namespace, name) => vm::reconcile(context, namespace, name).await,
+        Key::Disk(namespace, name) => disk::reconcile(context, namespace, name).await,
+        Key::Hypervisor(name) => hypervisor::reconcile(context, name).await,
+        Key::Image(..) | Key::Pool(_) | Key::Network(..) | Key::Class(_) => Ok(None),
+    }
+}
+
+/// The UID of the namespace kube-system: the identity of the cluster.
+async fn cluster_id(client: &Client) -> String {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let mut failures = 0;
+    loop {
+        match namespaces.get("kube-system").await {
+            Ok(namespace) => {
+                if let Some(uid) = namespace.metadata.uid {
+                    return uid;
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the namespace kube-system cannot be read; tried again"),
+        }
+        tokio::time::sleep(queue::pause_after(failures)).await;
+        failures += 1;
+    }
+}

@@ -1,0 +1,78 @@
+//! Takes the steps that were decided for a VM.
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::Api;
+use kubevmm_api::{VirtualMachine, VirtualMachineDisk};
+
+use crate::context::Context;
+use crate::error::Error;
+use crate::vm::decide::Action;
+use crate::vm::status::transitions;
+use crate::vm::view::View;
+use crate::write::{self, Created};
+
+/// What became of the steps.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All were taken.
+    Done,
+    /// The API server refuses the placement pod, with this message.
+    PodRefused(String),
+}
+
+/// Takes `actions` in order.
+pub async fn apply(context: &Context, view: &View, actions: Vec<Action>) -> Result<Outcome, Error> {
+    let namespace = view.namespace();
+    let vms: Api<VirtualMachine> = Api::namespaced(context.client.clone(), namespace);
+    let disks: Api<VirtualMachineDisk> = Api::namespaced(context.client.clone(), namespace);
+    let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
+    let now = Time(Timestamp::now());
+    for action in actions {
+        match action {
+            Action::AddFinalizer => write::add_finalizer(&vms, view.vm.as_ref()).await?,
+            Action::RemoveFinalizer => {
+                write::remove_finalizer(&vms, view.vm.as_ref()).await?;
+                context.pod_pauses.forget(view.uid());
+            }
+            Action::CreateDisk { disk, owned } => match write::create(&disks, disk.as_ref()).await? {
+                Created::Yes(created) => {
+                    if let Some(status) = owned.over(&created, &now) {
+                        write::apply_status(&disks, created.as_ref(), status).await?;
+                    }
+                }
+                Created::No => {}
+                Created::Refused(message) => {
+                    let name = disk.metadata.name.unwrap_or_default();
+                    context.events.warning(view.vm.as_ref(), "CreateDisk", "DiskRefused", format!("{name}: {message}"));
+                    return Err(Error::Refused { object: format!("VirtualMachineDisk {namespace}/{name}"), message });
+                }
+            },
+            Action::WriteDisk { disk, owned } => {
+                if let Some(status) = owned.over(&disk, &now) {
+                    write::apply_status(&disks, disk.as_ref(), status).await?;
+                }
+            }
+            Action::CreatePod(pod) => {
+                if let Created::Refused(message) = write::create(&pods, pod.as_ref()).await? {
+                    return Ok(Outcome::PodRefused(message));
+                }
+            }
+            Action::DeletePod { name, uid, grace, failed } => {
+                if let Some(why) = failed {
+                    context.pod_pauses.failed(view.uid(), &why);
+                }
+                write::delete(&pods, &name, &uid, Some(grace)).await?;
+            }
+            Action::WriteStatus(wanted) => {
+                let Some(status) = wanted.over(&view.vm, &now) else { continue };
+                let after = write::apply_status(&vms, view.vm.as_ref(), status).await?;
+                for event in transitions(&view.status(), &after.status.clone().unwrap_or_default()) {
+                    context.events.send(&after, event.warning, "Place", &event.reason, event.message);
+                }
+            }
+        }
+    }
+    Ok(Outcome::Done)
+}

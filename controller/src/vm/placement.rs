@@ -1,0 +1,401 @@
+//! Where a VM runs: the placement pod, the hand-over between hosts, and the word that a host may start it. Pure.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use kubevmm_api::condition::{READY, SCHEDULED, Wanted};
+use kubevmm_api::vm::{LastPowerRequest, PlacementStatus, PowerAction, PowerResult, Release};
+use kubevmm_api::{VirtualMachineDisk, VirtualMachineStatus, names, power};
+
+use crate::object::{enumerate, name, uid};
+use crate::vm::candidates::{Refusal, candidates};
+use crate::vm::decide::{Action, delete_pod, delete_pods, host_lost, is_leaving_soon};
+use crate::vm::disks::{Disks, is_shared, move_to, names_of};
+use crate::vm::pod::{Phase, build, differs, phase};
+use crate::vm::status::Shown;
+use crate::vm::view::View;
+
+/// Where a VM shall be, and what brings it there.
+#[derive(Debug)]
+pub struct Placing {
+    /// Steps before the status is written.
+    pub before: Vec<Action>,
+    /// `status.nodeName`.
+    pub node_name: Option<String>,
+    /// `status.placement`.
+    pub placement: Option<PlacementStatus>,
+    /// The condition Scheduled.
+    pub scheduled: Wanted,
+    /// What people see, while no executor answers for the VM.
+    pub shown: Option<Shown>,
+    /// Steps after the status is written.
+    pub after: Vec<Action>,
+}
+
+/// Decides about the placement of a VM that is not being deleted.
+pub fn decide(view: &View, disks: &Disks) -> Placing {
+    let status = view.status();
+    let current = status.placement.clone().unwrap_or_default();
+    let should_run = power::should_run(&view.vm.spec, &status);
+    if let Some((node, epoch)) = held_with_higher_epoch(view) {
+        return take_over(view, &status, node, epoch, should_run);
+    }
+    let placing = Placing {
+        before: vec![],
+        node_name: status.node_name.clone(),
+        placement: status.placement.clone(),
+        scheduled: placed(status.node_name.as_deref()),
+        shown: None,
+        after: vec![],
+    };
+    if let Some(node) = status.node_name.as_deref().filter(|node| !view.hosts.is_live(node))
+        && !is_on_no_host(&status)
+    {
+        let lost = host_lost(node);
+        let scheduled = Wanted::unknown(SCHEDULED, "HostLost", format!("the host {node} does not answer"));
+        return Placing { scheduled, shown: Some(Shown { printable: "Unknown", ready: lost, power: None }), ..placing };
+    }
+    match (should_run, &status.node_name, &current.pod_name) {
+        (false, ..) => off(view, &status, placing),
+        // It runs where it was left: it gets its pod back, not a move.
+        (true, Some(_), None) if is_active(&status) && current.release == Release::None && current.epoch > 0 => {
+            let pod_name = Some(names::placement_pod(view.name(), view.uid(), current.epoch));
+            Placing { placement: Some(PlacementStatus { pod_name, ..current }), ..placing }
+        }
+        (true, Some(node), Some(pod)) => placed_on(view, disks, &status, node, pod, placing),
+        (true, ..) => attempt(view, disks, &status, placing),
+    }
+}
+
+/// The domain of the VM that a host tells of with a higher epoch than the VM knows: node and epoch.
+pub fn held_with_higher_epoch(view: &View) -> Option<(&str, i64)> {
+    let known = view.vm.status.as_ref().and_then(|status| status.placement.as_ref()).map_or(0, |p| p.epoch);
+    let held = view.hosts.holding(&view.cluster_id, view.uid());
+    held.map(|(node, domain)| (node, domain.epoch)).filter(|(_, epoch)| *epoch > known).max_by_key(|(_, epoch)| *epoch)
+}
+
+/// The last host has stopped and undefined the domain on request.
+fn is_on_no_host(status: &VirtualMachineStatus) -> bool {
+    status
+        .placement
+        .as_ref()
+        .is_some_and(|placement| placement.release == Release::Stop && status.released_epoch == Some(placement.epoch))
+}
+
+fn is_active(status: &VirtualMachineStatus) -> bool {
+    status.domain.as_ref().is_some_and(|domain| domain.state.is_active())
+}
+
+fn placed(node: Option<&str>) -> Wanted {
+    match node {
+        Some(node) => Wanted::yes(SCHEDULED, "Placed", format!("on the host {node}")),
+        None => Wanted::no(SCHEDULED, "Pending", ""),
+    }
+}
+
+fn take_over(view: &View, status: &VirtualMachineStatus, node: &str, epoch: i64, should_run: bool) -> Placing {
+    let pod_name = should_run.then(|| names::placement_pod(view.name(), view.uid(), epoch));
+    let known = status.placement.as_ref().map_or(0, |placement| placement.epoch);
+    let message =
+        format!("the host {node} has the domain at epoch {epoch}, which is newer than {known}: it is taken as it is");
+    Placing {
+        before: vec![],
+        node_name: Some(node.to_owned()),
+        placement: Some(PlacementStatus { epoch, pod_name, ..Default::default() }),
+        scheduled: Wanted::yes(SCHEDULED, "HeldElsewhere", message),
+        shown: None,
+        after: vec![],
+    }
+}
+
+/// The VM shall be off.
+fn off(view: &View, status: &VirtualMachineStatus, placing: Placing) -> Placing {
+    if is_active(status) {
+        // The executor stops it; pod and node keep standing for what still runs.
+        return placing;
+    }
+    let placement = placing.placement.map(|placement| PlacementStatus {
+        pod_name: None,
+        pod_uid: None,
+        confirmed: None,
+        ..placement
+    });
+    let message = "the VM shall be off: no host is reserved for it";
+    let shown = placing.node_name.is_none().then(|| Shown {
+        printable: "Stopped",
+        ready: Wanted::no(READY, "Stopped", "the VM is off"),
+        power: power::pending(&view.vm.spec, status).map(|request| LastPowerRequest {
+            id: request.id.clone(),
+            action: request.action,
+            result: if request.action == PowerAction::Stop { PowerResult::AlreadyDone } else { PowerResult::Failed },
+        }),
+    });
+    let scheduled = Wanted::no(SCHEDULED, "Off", message);
+    Placing { placement, scheduled, shown, after: delete_pods(view), ..placing }
+}
+
+/// The VM has a node and a placement pod: keeps the pod, answers evictions, confirms starts.
+fn placed_on(
+    view: &View,
+    disks: &Disks,
+    status: &VirtualMachineStatus,
+    node: &str,
+    pod_name: &str,
+    mut placing: Placing,
+) -> Placing {
+    let mut current = status.placement.clone().unwrap_or_default();
+    if current.release == Release::Stop {
+        placing.scheduled = Wanted::no(SCHEDULED, "Moving", format!("the host {node} is giving the VM up"));
+        if is_on_no_host(status) {
+            placing.after = delete_pods(view);
+            placing.placement = Some(PlacementStatus { pod_name: None, pod_uid: None, confirmed: None, ..current });
+        }
+        return placing;
+    }
+    let others = view.pods.iter().filter(|pod| name(pod.as_ref()) != pod_name && !is_leaving_soon(pod));
+    placing.after = others.map(|pod| delete_pod(pod, None)).collect();
+    let active = is_active(status);
+    let Some(pod) = view.pod(pod_name) else {
+        return make_again(view, current.epoch, node, active, placing);
+    };
+    match phase(pod) {
+        Phase::Leaving(why) => leave(view, disks, pod, node, &why, placing),
+        Phase::Ended(why) => {
+            placing.after.push(delete_pod(pod, Some(why.clone())));
+            if !active {
+                placing.scheduled =
+                    Wanted::no(SCHEDULED, "PodFailed", format!("the placement pod ended: {why}; it is made again"));
+            }
+            placing
+        }
+        Phase::Running(on) if on == node => {
+            current.pod_uid = Some(uid(pod).to_owned());
+            if !active && let Err((reason, message)) = confirm(view, disks, node, &mut current) {
+                placing.scheduled = Wanted::no(SCHEDULED, reason, message);
+            }
+            placing.placement = Some(current);
+            placing
+        }
+        // A pod of this epoch on another node stands for nothing.
+        Phase::Running(_) => {
+            placing.after.push(delete_pod(pod, None));
+            placing
+        }
+        Phase::Unbound(Some(message)) if !active => {
+            placing.scheduled = Wanted::no(SCHEDULED, "Unschedulable", message);
+            placing
+        }
+        Phase::Unbound(_) | Phase::Starting(_) => placing,
+    }
+}
+
+/// The pod is gone though nobody moved the VM: the same pod again, on the same node.
+fn make_again(view: &View, epoch: i64, node: &str, active: bool, mut placing: Placing) -> Placing {
+    if let Some((reason, message)) = &view.pod_pause {
+        if !active {
+            placing.scheduled = Wanted::no(SCHEDULED, reason, message);
+        }
+        return placing;
+    }
+    match build(view, epoch, &[node.to_owned()], None) {
+        Ok(pod) => placing.before.push(Action::CreatePod(Box::new(pod))),
+        Err(error) => placing.scheduled = Wanted::no(SCHEDULED, "SpecIncomplete", error.to_string()),
+    }
+    placing
+}
+
+/// Somebody wants the VM off its node.
+fn leave(view: &View, disks: &Disks, pod: &Pod, node: &str, why: &str, mut placing: Placing) -> Placing {
+    let local: Vec<Arc<VirtualMachineDisk>> =
+        disks.held.iter().flatten().filter(|disk| !is_shared(view, disk)).cloned().collect();
+    if disks.held.is_some() && local.is_empty() {
+        if let Some(placement) = &mut placing.placement {
+            placement.release = Release::Stop;
+        }
+        placing.scheduled = Wanted::no(SCHEDULED, "Moving", format!("{why}: the VM leaves the host {node}"));
+        return placing;
+    }
+    let reason = match local.is_empty() {
+        true => disks.condition.message.clone(),
+        false => format!("the disks {} lie in pools of this host alone", enumerate(&names_of(&local))),
+    };
+    placing.scheduled =
+        Wanted::yes(SCHEDULED, "EvacuationBlocked", format!("{why}, but the VM stays on the host {node}: {reason}"));
+    let ended = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    if matches!(ended, Some("Failed" | "Succeeded")) && pod.metadata.deletion_timestamp.is_none() {
+        placing.after.push(delete_pod(pod, Some(why.to_owned())));
+    }
+    placing
+}
+
+/// Gives the present session of the executor on `node` the word to start the domain.
+fn confirm(view: &View, disks: &Disks, node: &str, placement: &mut PlacementStatus) -> Result<(), Refusal> {
+    let session = view.hosts.get(node).and_then(|host| host.reported_session());
+    if session.is_some() && placement.confirmed.as_deref() == session {
+        return Ok(());
+    }
+    if disks.held.is_none() {
+        return Err(("DisksNotReady", disks.condition.message.clone()));
+    }
+    check_reports(view, Some(node))?;
+    let Some(session) = session else {
+        return Err(("HostsNotReported", format!("the executor on {node} has yet to tell which domains its host has")));
+    };
+    placement.confirmed = Some(session.to_owned());
+    Ok(())
+}
+
+/// Every host has told its domains, and none of them stands in the way of a domain on `node`.
+fn check_reports(view: &View, node: Option<&str>) -> Result<(), Refusal> {
+    check_domains(view, node)?;
+    match view.hosts.owing_reports().as_slice() {
+        [] => Ok(()),
+        owing => Err((
+            "HostsNotReported",
+            format!("nothing is placed or started before these hosts have told their domains: {}", enumerate(owing)),
+        )),
+    }
+}
+
+fn check_domains(view: &View, node: Option<&str>) -> Result<(), Refusal> {
+    for (host, domain) in view.hosts.domains() {
+        if domain.namespace != view.namespace() || domain.name != view.name() {
+            continue;
+        }
+        let ours = domain.uid == view.uid() && domain.cluster_id == view.cluster_id;
+        if !ours {
+            return Err((
+                "OrphanFound",
+                format!(
+                    "the host {host} has the domain {} of an earlier VirtualMachine of this name (uid {}): save what \
+                     is needed of it, then remove it there: virsh destroy {2}; virsh undefine {2}",
+                    domain.domain_name, domain.uid, domain.uuid
+                ),
+            ));
+        }
+        if node.is_some_and(|node| node != host) {
+            return Err(("HeldElsewhere", format!("the host {host} still has the domain, at epoch {}", domain.epoch)));
+        }
+    }
+    Ok(())
+}
+
+/// The VM has no placement: looks for one with the pod of the next epoch.
+fn attempt(view: &View, disks: &Disks, status: &VirtualMachineStatus, mut placing: Placing) -> Placing {
+    let current = status.placement.clone().unwrap_or_default();
+    let epoch = current.epoch + 1;
+    let pod_name = names::placement_pod(view.name(), view.uid(), epoch);
+    let pod = view.pod(&pod_name);
+    let others = view.pods.iter().filter(|other| name(other.as_ref()) != pod_name && !is_leaving_soon(other));
+    placing.after = others.map(|other| delete_pod(other, None)).collect();
+    let wanted = match wanted_pod(view, disks, status, epoch) {
+        Ok(wanted) => wanted,
+        Err((reason, message)) => {
+            placing.after.extend(pod.filter(|pod| !is_leaving_soon(pod)).map(|pod| delete_pod(pod, None)));
+            return waiting(placing, "Pending", reason, message);
+        }
+    };
+    let Some(pod) = pod else {
+        if let Some((reason, message)) = &view.pod_pause {
+            return waiting(placing, "Pending", reason, message.clone());
+        }
+        placing.before.push(Action::CreatePod(Box::new(wanted)));
+        return waiting(placing, "Scheduling", "Scheduling", "a host is being looked for".into());
+    };
+    match phase(pod) {
+        Phase::Unbound(None) => waiting(placing, "Scheduling", "Scheduling", "a host is being looked for".into()),
+        Phase::Unbound(Some(message)) => {
+            if differs(pod, &wanted) {
+                placing.after.push(delete_pod(pod, None));
+            }
+            waiting(placing, "Scheduling", "Unschedulable", message)
+        }
+        Phase::Starting(what) => {
+            // One word while all goes well: what the kubelet says in passing is not worth a write.
+            let message = match what.as_str() {
+                "ContainerCreating" | "PodInitializing" => "the placement pod is starting".to_owned(),
+                other => format!("the placement pod does not start: {other}"),
+            };
+            waiting(placing, "Scheduling", "Scheduling", message)
+        }
+        Phase::Leaving(why) if pod.metadata.deletion_timestamp.is_some() => {
+            waiting(placing, "Scheduling", "Scheduling", format!("{why}: another one follows"))
+        }
+        Phase::Ended(why) if pod.metadata.deletion_timestamp.is_some() => {
+            waiting(placing, "Scheduling", "PodFailed", format!("the placement pod ended: {why}"))
+        }
+        Phase::Leaving(why) | Phase::Ended(why) => {
+            placing.after.push(delete_pod(pod, Some(why.clone())));
+            waiting(placing, "Scheduling", "PodFailed", format!("the placement pod ended: {why}"))
+        }
+        Phase::Running(node) => settle(view, disks, status, pod, epoch, &node, placing),
+    }
+}
+
+fn wanted_pod(view: &View, disks: &Disks, status: &VirtualMachineStatus, epoch: i64) -> Result<Pod, Refusal> {
+    if let Some(class) = view.vm.spec.class_name.as_deref().filter(|_| view.class.is_none()) {
+        return Err(("ClassNotFound", format!("spec.className: there is no VirtualMachineClass {class}: create it")));
+    }
+    let Some(held) = &disks.held else {
+        return Err(("DisksNotReady", disks.condition.message.clone()));
+    };
+    check_domains(view, None)?;
+    let hosts = candidates(view, held)?;
+    build(view, epoch, &hosts, status.node_name.as_deref()).map_err(|error| ("SpecIncomplete", error.to_string()))
+}
+
+/// The pod runs on `node`: the VM goes there, once its last host has given it up.
+fn settle(
+    view: &View,
+    disks: &Disks,
+    status: &VirtualMachineStatus,
+    pod: &Pod,
+    epoch: i64,
+    node: &str,
+    mut placing: Placing,
+) -> Placing {
+    let mut current = status.placement.clone().unwrap_or_default();
+    let free = status.node_name.is_none() || is_on_no_host(status);
+    let moving = current.release == Release::Stop || status.node_name.as_deref().is_some_and(|last| last != node);
+    if !free && moving {
+        let last = status.node_name.as_deref().unwrap_or_default();
+        let message = format!("the host {last} is giving the VM up to {node}");
+        if current.release != Release::Stop {
+            current.release = Release::Stop;
+            placing.placement = Some(current);
+        }
+        placing.scheduled = Wanted::no(SCHEDULED, "Moving", message);
+        return placing;
+    }
+    let mut next = PlacementStatus {
+        epoch,
+        pod_name: Some(name(pod).to_owned()),
+        pod_uid: Some(uid(pod).to_owned()),
+        confirmed: None,
+        release: Release::None,
+    };
+    if let Err((reason, message)) = confirm(view, disks, node, &mut next) {
+        return waiting(placing, "Scheduling", reason, message);
+    }
+    placing.before.extend(move_to(disks.held.as_deref().unwrap_or_default(), node));
+    placing.shown = status.node_name.is_none().then(|| Shown {
+        printable: "Starting",
+        ready: Wanted::no(READY, "Starting", format!("the host {node} has been asked to start the VM")),
+        power: None,
+    });
+    placing.scheduled = self::placed(Some(node));
+    placing.node_name = Some(node.to_owned());
+    placing.placement = Some(next);
+    placing
+}
+
+/// Nothing can be done now but to say why.
+fn waiting(mut placing: Placing, printable: &'static str, reason: &'static str, message: String) -> Placing {
+    placing.shown = placing.node_name.is_none().then(|| Shown {
+        printable,
+        ready: Wanted::no(READY, reason, message.clone()),
+        power: None,
+    });
+    placing.scheduled = Wanted::no(SCHEDULED, reason, message);
+    placing
+}

@@ -1,0 +1,215 @@
+//! The placement pod: how the scheduler, quota and the kubelet see a VM. Pure.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    Affinity, Capabilities, Container, Lifecycle, LifecycleHandler, NodeAffinity, NodeSelector,
+    NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSecurityContext, PodSpec, PreferredSchedulingTerm,
+    ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, SleepAction, Toleration, Volume,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::api::ObjectMeta;
+use kubevmm_api::effective::{self, EffectiveSpec, MergeError};
+use kubevmm_api::{LABEL_EPOCH, LABEL_VM, LABEL_VM_UID, names};
+
+use crate::object::controlled_by;
+use crate::vm::view::View;
+
+/// Memory of QEMU itself, beside the guest's.
+pub const OVERHEAD_BYTES: u64 = 160 << 20;
+/// Volume that brings the Secret of the user data to the node.
+pub const USER_DATA_VOLUME: &str = "cloud-init-user-data";
+/// Annotation with a hash of the pod's spec: a pod that waits for a node is made anew when it would differ.
+pub const SPEC_HASH: &str = "kubevmm.io/spec-hash";
+/// Why an eviction is one: reasons of the pod condition DisruptionTarget.
+const EVICTIONS: [&str; 4] =
+    ["PreemptionByScheduler", "EvictionByEvictionAPI", "DeletionByTaintManager", "TerminationByKubelet"];
+
+/// The merged spec of the VM.
+pub fn merged(view: &View) -> Result<EffectiveSpec, MergeError> {
+    let defaults = view.default_networks();
+    let network = if let [only] = defaults.as_slice() { Some(*only) } else { None };
+    let class = view.class.as_deref().map(|class| &class.spec);
+    effective::merge(view.name(), view.uid(), &view.vm.spec, class, network)
+}
+
+/// The placement pod of the VM at `epoch`, for one of `hosts`; `prefer` is where the VM was last.
+pub fn build(view: &View, epoch: i64, hosts: &[String], prefer: Option<&str>) -> Result<Pod, MergeError> {
+    let vm = &view.vm.spec;
+    let effective = merged(view)?;
+    let class = view.class.as_deref().map(|class| &class.spec);
+    let millis = effective::cpu_request_millis(vm, class)?;
+    let memory = effective.memory.bytes().map_err(|e| MergeError::Quantity("spec.memory.size", e))?;
+    let grace = vm.termination_grace_period_seconds;
+    let placement = vm.placement.clone().unwrap_or_default();
+    let secret = vm.cloud_init.as_ref().and_then(|init| init.user_data_secret_name.clone());
+    let volume = secret.map(|name| Volume {
+        name: USER_DATA_VOLUME.into(),
+        // Optional: a missing Secret is told by the executor, in words, instead of by a pod that hangs.
+        secret: Some(SecretVolumeSource { secret_name: Some(name), optional: Some(true), ..Default::default() }),
+        ..Default::default()
+    });
+    let spec = PodSpec {
+        affinity: Some(affinity(hosts, prefer)),
+        automount_service_account_token: Some(false),
+        containers: vec![container(view, millis, memory.saturating_add(OVERHEAD_BYTES), grace)],
+        enable_service_links: Some(false),
+        node_selector: (!placement.node_selector.is_empty()).then_some(placement.node_selector),
+        priority_class_name: placement.priority_class_name,
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(65534),
+            run_as_group: Some(65534),
+            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
+            ..Default::default()
+        }),
+        termination_grace_period_seconds: Some(grace + 30),
+        tolerations: Some(tolerations(placement.tolerations)),
+        volumes: volume.map(|volume| vec![volume]),
+        ..Default::default()
+    };
+    let hash = names::short_hash(&serde_json::to_string(&spec).unwrap_or_default(), 16);
+    Ok(Pod {
+        metadata: ObjectMeta {
+            name: Some(names::placement_pod(view.name(), view.uid(), epoch)),
+            namespace: Some(view.namespace().to_owned()),
+            labels: Some(labels(view, epoch)),
+            annotations: Some(BTreeMap::from([(SPEC_HASH.to_owned(), hash)])),
+            owner_references: Some(vec![controlled_by(view.vm.as_ref(), false)]),
+            ..Default::default()
+        },
+        spec: Some(spec),
+        status: None,
+    })
+}
+
+fn labels(view: &View, epoch: i64) -> BTreeMap<String, String> {
+    let mut labels = view.vm.metadata.labels.clone().unwrap_or_default();
+    labels.insert(LABEL_VM.into(), view.name().to_owned());
+    labels.insert(LABEL_VM_UID.into(), view.uid().to_owned());
+    labels.insert(LABEL_EPOCH.into(), epoch.to_string());
+    labels
+}
+
+fn container(view: &View, millis: u64, memory: u64, grace: i64) -> Container {
+    let requests = BTreeMap::from([
+        ("cpu".to_owned(), Quantity(format!("{millis}m"))),
+        ("memory".to_owned(), Quantity(memory.to_string())),
+    ]);
+    Container {
+        name: "pause".into(),
+        image: Some(view.pause_image.clone()),
+        image_pull_policy: Some("IfNotPresent".into()),
+        resources: Some(ResourceRequirements { requests: Some(requests), ..Default::default() }),
+        // Keeps the pod, and with it its node's memory accounting, while the guest shuts down.
+        lifecycle: Some(Lifecycle {
+            pre_stop: Some(LifecycleHandler { sleep: Some(SleepAction { seconds: grace + 15 }), ..Default::default() }),
+            ..Default::default()
+        }),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
+            read_only_root_filesystem: Some(true),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn affinity(hosts: &[String], prefer: Option<&str>) -> Affinity {
+    let term = |host: &str| NodeSelectorTerm {
+        match_fields: Some(vec![NodeSelectorRequirement {
+            key: "metadata.name".into(),
+            operator: "In".into(),
+            values: Some(vec![host.to_owned()]),
+        }]),
+        match_expressions: None,
+    };
+    let preferred = prefer.filter(|host| hosts.iter().any(|candidate| candidate == host) && hosts.len() > 1);
+    Affinity {
+        node_affinity: Some(NodeAffinity {
+            required_during_scheduling_ignored_during_execution: Some(NodeSelector {
+                node_selector_terms: hosts.iter().map(|host| term(host)).collect(),
+            }),
+            preferred_during_scheduling_ignored_during_execution: preferred
+                .map(|host| vec![PreferredSchedulingTerm { weight: 100, preference: term(host) }]),
+        }),
+        ..Default::default()
+    }
+}
+
+fn tolerations(mut wanted: Vec<Toleration>) -> Vec<Toleration> {
+    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+        // A VM outlives its kubelet: no eviction by time.
+        wanted.push(Toleration {
+            key: Some(key.into()),
+            operator: Some("Exists".into()),
+            effect: Some("NoExecute".into()),
+            ..Default::default()
+        });
+    }
+    wanted
+}
+
+/// Where a pod has got to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// No node yet; the scheduler's word when it found none.
+    Unbound(Option<String>),
+    /// On its node, not running yet; what its container waits for.
+    Starting(String),
+    /// Running on the node.
+    Running(String),
+    /// Somebody asked for it to go: it is terminating, or was evicted.
+    Leaving(String),
+    /// It has ended without anybody asking, with what is said of it.
+    Ended(String),
+}
+
+/// Where `pod` has got to.
+pub fn phase(pod: &Pod) -> Phase {
+    let status = pod.status.clone().unwrap_or_default();
+    let conditions = status.conditions.unwrap_or_default();
+    let eviction = conditions.iter().find(|condition| {
+        condition.type_ == "DisruptionTarget"
+            && condition.status == "True"
+            && condition.reason.as_deref().is_some_and(|reason| EVICTIONS.contains(&reason))
+    });
+    let ended = matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"));
+    if let Some(eviction) = eviction {
+        let message = eviction.message.clone().or_else(|| eviction.reason.clone());
+        return Phase::Leaving(message.unwrap_or_default());
+    }
+    let collected = conditions.iter().any(|condition| {
+        condition.type_ == "DisruptionTarget" && condition.reason.as_deref() == Some("DeletionByPodGC")
+    });
+    if pod.metadata.deletion_timestamp.is_some() && !collected && !ended {
+        return Phase::Leaving("the placement pod was deleted".into());
+    }
+    if ended || pod.metadata.deletion_timestamp.is_some() {
+        return Phase::Ended(status.message.or(status.reason).unwrap_or_else(|| "the placement pod ended".into()));
+    }
+    let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) else {
+        let refused =
+            conditions.into_iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+        return Phase::Unbound(refused.map(|condition| condition.message.unwrap_or_default()));
+    };
+    if status.phase.as_deref() == Some("Running") {
+        return Phase::Running(node);
+    }
+    let waiting = status.container_statuses.iter().flatten().find_map(|container| {
+        let waiting = container.state.as_ref()?.waiting.as_ref()?;
+        let reason = waiting.reason.clone()?;
+        Some(match &waiting.message {
+            Some(message) => format!("{reason}: {message}"),
+            None => reason,
+        })
+    });
+    Phase::Starting(waiting.unwrap_or_else(|| "ContainerCreating".into()))
+}
+
+/// Whether `pod` was made from another spec than `wanted`.
+pub fn differs(pod: &Pod, wanted: &Pod) -> bool {
+    let hash = |pod: &Pod| pod.metadata.annotations.as_ref().and_then(|all| all.get(SPEC_HASH)).cloned();
+    hash(pod) != hash(wanted)
+}

@@ -1,0 +1,117 @@
+//! What a VM is judged by.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use kubevmm_api::common::{ImageKind, ImageRef, NetworkKind};
+use kubevmm_api::{
+    ClusterVirtualMachineNetwork, VirtualMachine, VirtualMachineClass, VirtualMachineDisk, VirtualMachineNetwork,
+    VirtualMachineStatus, VirtualMachineStoragePool,
+};
+
+use crate::hosts::Hosts;
+use crate::object::{name, uid};
+
+/// A VM and everything that its placement depends on, at one moment.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// The VM.
+    pub vm: Arc<VirtualMachine>,
+    /// UID of this cluster's namespace kube-system.
+    pub cluster_id: String,
+    /// The class that spec.className names.
+    pub class: Option<Arc<VirtualMachineClass>>,
+    /// Disks of the namespace that the VM names or holds, by name.
+    pub disks: BTreeMap<String, Arc<VirtualMachineDisk>>,
+    /// Every storage pool, by name.
+    pub pools: BTreeMap<String, Arc<VirtualMachineStoragePool>>,
+    /// Networks of the namespace that the VM names, by name.
+    pub networks: BTreeMap<String, Arc<VirtualMachineNetwork>>,
+    /// Cluster networks, by name.
+    pub cluster_networks: BTreeMap<String, Arc<ClusterVirtualMachineNetwork>>,
+    /// Images that the disks of the VM name and that exist.
+    pub images: BTreeSet<(ImageKind, String)>,
+    /// Pods that bear the VM's UID.
+    pub pods: Vec<Arc<Pod>>,
+    /// The hosts.
+    pub hosts: Arc<Hosts>,
+    /// Image of the placement pods.
+    pub pause_image: String,
+    /// Why the next placement pod is not due yet: reason and message.
+    pub pod_pause: Option<(&'static str, String)>,
+}
+
+impl View {
+    /// Namespace of the VM.
+    pub fn namespace(&self) -> &str {
+        self.vm.metadata.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// Name of the VM.
+    pub fn name(&self) -> &str {
+        name(self.vm.as_ref())
+    }
+
+    /// UID of the VM.
+    pub fn uid(&self) -> &str {
+        uid(self.vm.as_ref())
+    }
+
+    /// Status of the VM.
+    pub fn status(&self) -> VirtualMachineStatus {
+        self.vm.status.clone().unwrap_or_default()
+    }
+
+    /// The placement pod `name`.
+    pub fn pod(&self, pod: &str) -> Option<&Pod> {
+        self.pods.iter().map(AsRef::as_ref).find(|candidate: &&Pod| name(*candidate) == pod)
+    }
+
+    /// Whether an image exists.
+    pub fn has_image(&self, image: &ImageRef) -> bool {
+        self.images.contains(&(image.kind, image.name.clone()))
+    }
+
+    /// The cluster networks that are annotated as the default.
+    pub fn default_networks(&self) -> Vec<&str> {
+        let networks = self.cluster_networks.values();
+        networks.filter(|network| is_default(network.as_ref())).map(|network| name(network.as_ref())).collect()
+    }
+
+    /// The pools that are annotated as the default.
+    pub fn default_pools(&self) -> Vec<String> {
+        default_pools(self.pools.values().map(AsRef::as_ref))
+    }
+
+    /// The networks of the VM's NICs, resolved: NIC, kind, name.
+    pub fn nics(&self) -> Vec<(&str, NetworkKind, Option<&str>)> {
+        let defaults = self.default_networks();
+        let fallback = if let [only] = defaults.as_slice() { Some(*only) } else { None };
+        let networks = self.vm.spec.networks.iter();
+        networks
+            .map(|nic| match &nic.network {
+                Some(network) => (nic.name.as_str(), network.kind, Some(network.name.as_str())),
+                None => (nic.name.as_str(), NetworkKind::ClusterVirtualMachineNetwork, fallback),
+            })
+            .collect()
+    }
+}
+
+/// Whether an object bears the annotation `kubevmm.io/is-default: "true"` and is not being deleted.
+pub fn is_default<K: kube::Resource>(object: &K) -> bool {
+    object.meta().deletion_timestamp.is_none()
+        && object
+            .meta()
+            .annotations
+            .as_ref()
+            .and_then(|annotations| annotations.get(kubevmm_api::IS_DEFAULT))
+            .is_some_and(|value| value == "true")
+}
+
+/// Names of the default pools, sorted.
+pub fn default_pools<'a>(pools: impl Iterator<Item = &'a VirtualMachineStoragePool>) -> Vec<String> {
+    let mut names: Vec<String> = pools.filter(|pool| is_default(*pool)).map(|pool| name(pool).to_owned()).collect();
+    names.sort();
+    names
+}

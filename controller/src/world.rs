@@ -1,0 +1,335 @@
+//! What the API server holds, mirrored: one watch per kind, and the liveness of the hosts.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::{FutureExt, StreamExt, future::BoxFuture};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::runtime::reflector::{self, ObjectRef, Store, reflector, store::Writer};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource};
+use kubevmm_api::{
+    ClusterVirtualMachineImage, ClusterVirtualMachineNetwork, Hypervisor, LABEL_VM, LABEL_VM_UID, SYSTEM_NAMESPACE,
+    VirtualMachine, VirtualMachineClass, VirtualMachineDisk, VirtualMachineImage, VirtualMachineNetwork,
+    VirtualMachineStoragePool,
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::error::Error;
+use crate::hosts::{Host, Hosts, Liveness, is_out_of_service};
+use crate::lease::LEASE_NAME;
+use crate::object::name;
+
+/// The mirrored objects.
+pub struct World {
+    /// VirtualMachines.
+    pub vms: Store<VirtualMachine>,
+    /// VirtualMachineDisks.
+    pub disks: Store<VirtualMachineDisk>,
+    /// VirtualMachineClasses.
+    pub classes: Store<VirtualMachineClass>,
+    /// VirtualMachineImages.
+    pub images: Store<VirtualMachineImage>,
+    /// ClusterVirtualMachineImages.
+    pub cluster_images: Store<ClusterVirtualMachineImage>,
+    /// VirtualMachineStoragePools.
+    pub pools: Store<VirtualMachineStoragePool>,
+    /// VirtualMachineNetworks.
+    pub networks: Store<VirtualMachineNetwork>,
+    /// ClusterVirtualMachineNetworks.
+    pub cluster_networks: Store<ClusterVirtualMachineNetwork>,
+    /// Hypervisors.
+    pub hypervisors: Store<Hypervisor>,
+    /// Nodes.
+    pub nodes: Store<Node>,
+    /// Placement pods.
+    pub pods: Store<Pod>,
+    pods_by_vm: Mutex<HashMap<String, BTreeSet<(String, String)>>>,
+    liveness: Mutex<Liveness>,
+    leases_changed: Notify,
+    hosts: Mutex<Option<Arc<Hosts>>>,
+}
+
+/// What has happened to the mirrored objects.
+#[derive(Debug)]
+pub enum Change {
+    /// A VM is new, changed or gone.
+    Vm(VirtualMachine),
+    /// A disk is new, changed or gone.
+    Disk(VirtualMachineDisk),
+    /// A class is new, changed or gone.
+    Class(VirtualMachineClass),
+    /// An image is new, changed or gone.
+    Image(VirtualMachineImage),
+    /// A cluster image is new, changed or gone.
+    ClusterImage(ClusterVirtualMachineImage),
+    /// A pool is new, changed or gone.
+    Pool(VirtualMachineStoragePool),
+    /// A network is new, changed or gone.
+    Network(VirtualMachineNetwork),
+    /// A cluster network is new, changed or gone.
+    ClusterNetwork(ClusterVirtualMachineNetwork),
+    /// A Hypervisor is new, changed or gone.
+    Hypervisor(Hypervisor),
+    /// A Node is new, changed or gone.
+    Node(Node),
+    /// A placement pod is new, changed or gone.
+    Pod(Pod),
+    /// The Lease of a host's executor says something new, or has run out.
+    Host(String),
+    /// Anything may have changed: a watch has started anew.
+    Everything,
+}
+
+/// Receives changes, after the mirror has taken them in.
+pub type OnChange = Arc<dyn Fn(Change) + Send + Sync>;
+
+type Watch = BoxFuture<'static, Error>;
+
+impl World {
+    /// Builds the mirror, and the watches that keep it: each ends only with an error.
+    pub fn new(client: &Client, on_change: &OnChange) -> (Arc<Self>, Vec<Watch>) {
+        let (vms, vm_writer) = reflector::store();
+        let (disks, disk_writer) = reflector::store();
+        let (classes, class_writer) = reflector::store();
+        let (images, image_writer) = reflector::store();
+        let (cluster_images, cluster_image_writer) = reflector::store();
+        let (pools, pool_writer) = reflector::store();
+        let (networks, network_writer) = reflector::store();
+        let (cluster_networks, cluster_network_writer) = reflector::store();
+        let (hypervisors, hypervisor_writer) = reflector::store();
+        let (nodes, node_writer) = reflector::store();
+        let (pods, pod_writer) = reflector::store();
+        let world = Arc::new(Self {
+            vms,
+            disks,
+            classes,
+            images,
+            cluster_images,
+            pools,
+            networks,
+            cluster_networks,
+            hypervisors,
+            nodes,
+            pods,
+            pods_by_vm: Mutex::default(),
+            liveness: Mutex::default(),
+            leases_changed: Notify::new(),
+            hosts: Mutex::default(),
+        });
+        let plain = watcher::Config::default;
+        let pods = plain().labels(LABEL_VM);
+        let watches = vec![
+            watch(client, plain(), vm_writer, &world, on_change, |_, _, vm| Change::Vm(vm)),
+            watch(client, plain(), disk_writer, &world, on_change, |_, _, disk| Change::Disk(disk)),
+            watch(client, plain(), class_writer, &world, on_change, |_, _, class| Change::Class(class)),
+            watch(client, plain(), image_writer, &world, on_change, |_, _, image| Change::Image(image)),
+            watch(client, plain(), cluster_image_writer, &world, on_change, |_, _, image| Change::ClusterImage(image)),
+            watch(client, plain(), pool_writer, &world, on_change, |_, _, pool| Change::Pool(pool)),
+            watch(client, plain(), network_writer, &world, on_change, |_, _, network| Change::Network(network)),
+            watch(client, plain(), cluster_network_writer, &world, on_change, |_, _, network| {
+                Change::ClusterNetwork(network)
+            }),
+            watch(client, plain(), hypervisor_writer, &world, on_change, |world, _, hypervisor| {
+                world.forget_hosts();
+                Change::Hypervisor(hypervisor)
+            }),
+            watch(client, plain(), node_writer, &world, on_change, |world, _, node| {
+                world.forget_hosts();
+                Change::Node(node)
+            }),
+            watch(client, pods, pod_writer, &world, on_change, |world, there, pod| {
+                world.index_pod(&pod, there);
+                Change::Pod(pod)
+            }),
+            watch_leases(client, &world, on_change).boxed(),
+            expire_leases(Arc::clone(&world), Arc::clone(on_change)).boxed(),
+        ];
+        (world, watches)
+    }
+
+    /// Waits until every kind has been listed once.
+    pub async fn wait_until_ready(&self) -> Result<(), Error> {
+        let ended = |_| Error::WatchEnded("a kind that had to be listed first");
+        self.vms.wait_until_ready().await.map_err(ended)?;
+        self.disks.wait_until_ready().await.map_err(ended)?;
+        self.classes.wait_until_ready().await.map_err(ended)?;
+        self.images.wait_until_ready().await.map_err(ended)?;
+        self.cluster_images.wait_until_ready().await.map_err(ended)?;
+        self.pools.wait_until_ready().await.map_err(ended)?;
+        self.networks.wait_until_ready().await.map_err(ended)?;
+        self.cluster_networks.wait_until_ready().await.map_err(ended)?;
+        self.hypervisors.wait_until_ready().await.map_err(ended)?;
+        self.nodes.wait_until_ready().await.map_err(ended)?;
+        self.pods.wait_until_ready().await.map_err(ended)?;
+        Ok(())
+    }
+
+    /// The hosts, at this moment.
+    pub fn hosts(&self) -> Arc<Hosts> {
+        let mut cached = lock(&self.hosts);
+        if let Some(hosts) = cached.as_ref() {
+            return Arc::clone(hosts);
+        }
+        let hosts = Arc::new(self.gather_hosts());
+        *cached = Some(Arc::clone(&hosts));
+        hosts
+    }
+
+    /// The placement pods of the VM `uid`.
+    pub fn pods_of(&self, vm_uid: &str) -> Vec<Arc<Pod>> {
+        let names = lock(&self.pods_by_vm).get(vm_uid).cloned().unwrap_or_default();
+        names.iter().filter_map(|(namespace, name)| self.pods.get(&ObjectRef::new(name).within(namespace))).collect()
+    }
+
+    fn gather_hosts(&self) -> Hosts {
+        let liveness = lock(&self.liveness);
+        let mut hosts = Hosts::default();
+        let host = |hosts: &mut Hosts, name: &str, set: &dyn Fn(&mut Host)| {
+            let entry = hosts.0.entry(name.to_owned());
+            set(entry.or_insert_with(|| Host { name: name.to_owned(), ..Host::default() }));
+        };
+        for name in liveness.live() {
+            host(&mut hosts, name, &|host| host.lease = liveness.state(name));
+        }
+        for hypervisor in self.hypervisors.state() {
+            host(&mut hosts, name(hypervisor.as_ref()), &|host| host.hypervisor = Some(Arc::clone(&hypervisor)));
+        }
+        for node in self.nodes.state() {
+            host(&mut hosts, name(node.as_ref()), &|host| host.out_of_service = is_out_of_service(&node));
+        }
+        hosts
+    }
+
+    fn forget_hosts(&self) {
+        *lock(&self.hosts) = None;
+    }
+
+    fn index_pod(&self, pod: &Pod, there: bool) {
+        let Some(vm_uid) = pod.metadata.labels.as_ref().and_then(|labels| labels.get(LABEL_VM_UID)) else { return };
+        let key = (pod.metadata.namespace.clone().unwrap_or_default(), name(pod).to_owned());
+        let mut index = lock(&self.pods_by_vm);
+        if there {
+            index.entry(vm_uid.clone()).or_default().insert(key);
+        } else if let Some(names) = index.get_mut(vm_uid) {
+            names.remove(&key);
+            if names.is_empty() {
+                index.remove(vm_uid);
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is guarded is replaced or extended in one step: a panic elsewhere does not spoil it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn watch<K>(
+    client: &Client,
+    config: watcher::Config,
+    writer: Writer<K>,
+    world: &Arc<World>,
+    on_change: &OnChange,
+    change: impl Fn(&World, bool, K) -> Change + Send + 'static,
+) -> Watch
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K::DynamicType: Eq + Hash + Clone,
+{
+    let (world, on_change) = (Arc::clone(world), Arc::clone(on_change));
+    let events = watcher(Api::<K>::all(client.clone()), config);
+    async move {
+        let kind: &'static str = std::any::type_name::<K>();
+        let mut events = std::pin::pin!(reflector(writer, events).default_backoff());
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(watcher::Event::Apply(object)) => on_change(change(&world, true, object)),
+                Ok(watcher::Event::Delete(object)) => on_change(change(&world, false, object)),
+                // Listed objects are in the store with InitDone; the indexes learn of them now.
+                Ok(watcher::Event::InitApply(object)) => drop(change(&world, true, object)),
+                Ok(watcher::Event::Init) => {}
+                Ok(watcher::Event::InitDone) => {
+                    world.forget_hosts();
+                    on_change(Change::Everything);
+                }
+                Err(error) => tracing::warn!(kind, %error, "the watch failed; it starts again by itself"),
+            }
+        }
+        Error::WatchEnded(kind)
+    }
+    .boxed()
+}
+
+/// The Leases change without end: only what they say of the hosts is kept.
+fn watch_leases(client: &Client, world: &Arc<World>, on_change: &OnChange) -> impl Future<Output = Error> + 'static {
+    let (world, on_change) = (Arc::clone(world), Arc::clone(on_change));
+    let api: Api<Lease> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
+    async move {
+        let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
+        let mut listed: Vec<String> = Vec::new();
+        while let Some(event) = events.next().await {
+            let now = Instant::now();
+            match event {
+                Ok(watcher::Event::Apply(lease)) => world.observe(&lease, now, &on_change),
+                Ok(watcher::Event::InitApply(lease)) => {
+                    listed.push(name(&lease).to_owned());
+                    world.observe(&lease, now, &on_change);
+                }
+                Ok(watcher::Event::Delete(lease)) => {
+                    if lock(&world.liveness).forget(name(&lease)) {
+                        world.forget_hosts();
+                        on_change(Change::Host(name(&lease).to_owned()));
+                    }
+                }
+                Ok(watcher::Event::Init) => listed.clear(),
+                Ok(watcher::Event::InitDone) => {
+                    lock(&world.liveness).retain(&listed);
+                    world.forget_hosts();
+                    on_change(Change::Everything);
+                }
+                Err(error) => tracing::warn!(%error, "the watch of Leases failed; it starts again by itself"),
+            }
+        }
+        Error::WatchEnded("Lease")
+    }
+}
+
+async fn expire_leases(world: Arc<World>, on_change: OnChange) -> Error {
+    loop {
+        let next = lock(&world.liveness).next_expiry();
+        let changed = world.leases_changed.notified();
+        match next {
+            Some(at) => tokio::select! {
+                () = changed => {}
+                () = tokio::time::sleep_until(at) => {}
+            },
+            None => changed.await,
+        }
+        let expired = lock(&world.liveness).expire(Instant::now());
+        for host in expired {
+            tracing::warn!(host, "the Lease of the executor has run out");
+            world.forget_hosts();
+            on_change(Change::Host(host));
+        }
+    }
+}
+
+impl World {
+    fn observe(&self, lease: &Lease, now: Instant, on_change: &OnChange) {
+        if name(lease) == LEASE_NAME {
+            return;
+        }
+        let news = lock(&self.liveness).observe(lease, now);
+        self.leases_changed.notify_one();
+        if news {
+            self.forget_hosts();
+            on_change(Change::Host(name(lease).to_owned()));
+        }
+    }
+}

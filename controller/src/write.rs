@@ -1,0 +1,110 @@
+//! Writes to the API server: each one idempotent, each one against the version that the decision was made on.
+
+use std::fmt::Debug;
+
+use kube::Resource;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kubevmm_api::{FINALIZER, MANAGER_CONTROLLER};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::error::{Error, api_status, is_namespace_terminating};
+use crate::object::{describe, has_finalizer, name};
+
+/// What every kind of object here can do.
+pub trait Object: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync {}
+impl<K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync> Object for K {}
+
+/// What became of a creation.
+#[derive(Debug)]
+pub enum Created<K> {
+    /// It exists now.
+    Yes(Box<K>),
+    /// It existed already, or its namespace is being deleted: the next event says more.
+    No,
+    /// The API server refuses it: quota, admission, an invalid field.
+    Refused(String),
+}
+
+/// Applies `status` to the status of `object`, provided that nobody has changed the object since it was read.
+pub async fn apply_status<K: Object>(api: &Api<K>, object: &K, status: Value) -> Result<K, Error> {
+    let meta = object.meta();
+    let body = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": {
+            "name": meta.name,
+            "namespace": meta.namespace,
+            "uid": meta.uid,
+            "resourceVersion": meta.resource_version,
+        },
+        "status": status,
+    });
+    let params = PatchParams::apply(MANAGER_CONTROLLER).force();
+    api.patch_status(name(object), &params, &Patch::Apply(body))
+        .await
+        .map_err(|e| Error::api("write the status of", describe(object), e))
+}
+
+/// Puts our finalizer on.
+pub async fn add_finalizer<K: Object>(api: &Api<K>, object: &K) -> Result<(), Error> {
+    let mut finalizers = object.meta().finalizers.clone().unwrap_or_default();
+    finalizers.push(FINALIZER.into());
+    set_finalizers(api, object, finalizers).await
+}
+
+/// Takes our finalizer off.
+pub async fn remove_finalizer<K: Object>(api: &Api<K>, object: &K) -> Result<(), Error> {
+    if !has_finalizer(object) {
+        return Ok(());
+    }
+    let mut finalizers = object.meta().finalizers.clone().unwrap_or_default();
+    finalizers.retain(|finalizer| finalizer != FINALIZER);
+    set_finalizers(api, object, finalizers).await
+}
+
+async fn set_finalizers<K: Object>(api: &Api<K>, object: &K, finalizers: Vec<String>) -> Result<(), Error> {
+    // The list is replaced whole: the version makes sure that nobody else's finalizer gets lost.
+    let body = json!({
+        "metadata": {
+            "uid": object.meta().uid,
+            "resourceVersion": object.meta().resource_version,
+            "finalizers": finalizers,
+        }
+    });
+    let params = PatchParams { field_manager: Some(MANAGER_CONTROLLER.into()), ..PatchParams::default() };
+    api.patch(name(object), &params, &Patch::Merge(body))
+        .await
+        .map(|_| ())
+        .map_err(|e| Error::api("change the finalizers of", describe(object), e))
+}
+
+/// Creates `object`.
+pub async fn create<K: Object>(api: &Api<K>, object: &K) -> Result<Created<K>, Error> {
+    let params = PostParams { field_manager: Some(MANAGER_CONTROLLER.into()), ..PostParams::default() };
+    match api.create(&params, object).await {
+        Ok(created) => Ok(Created::Yes(Box::new(created))),
+        Err(error) => match api_status(&error) {
+            Some(status) if status.code == 409 || is_namespace_terminating(status) => Ok(Created::No),
+            // The namespace is gone: so is, or will be, what this object was for.
+            Some(status) if status.code == 404 => Ok(Created::No),
+            Some(status) if matches!(status.code, 400 | 403 | 422) => Ok(Created::Refused(status.message.clone())),
+            _ => Err(Error::api("create", describe(object), error)),
+        },
+    }
+}
+
+/// Deletes the object `name`, provided that it is still the one with this UID.
+pub async fn delete<K: Object>(api: &Api<K>, name: &str, uid: &str, grace: Option<u32>) -> Result<(), Error> {
+    let params = DeleteParams {
+        grace_period_seconds: grace,
+        preconditions: Some(Preconditions { uid: Some(uid.into()), resource_version: None }),
+        ..DeleteParams::default()
+    };
+    match api.delete(name, &params).await {
+        Ok(_) => Ok(()),
+        Err(error) if api_status(&error).is_some_and(|status| matches!(status.code, 404 | 409)) => Ok(()),
+        Err(error) => Err(Error::api("delete", format!("{} {name}", K::kind(&())), error)),
+    }
+}
