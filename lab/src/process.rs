@@ -19,8 +19,11 @@ impl ProcessId {
     /// The process that has this pid now, as the proc file system at `proc` shows it. `None` if there is none, or
     /// only what is left of one that ended.
     pub(crate) fn now(proc: &Path, pid: i32) -> Option<Self> {
-        let stat = fs::read_to_string(proc.join(pid.to_string()).join("stat")).ok()?;
-        start_time(&stat).map(|start| Self { pid, start })
+        let dir = proc.join(pid.to_string());
+        let (state, start) = state_and_start(&fs::read_to_string(dir.join("stat")).ok()?)?;
+        // The first thread of a process that ends may be gone while others still hold files and ports.
+        let threads = || fs::read_dir(dir.join("task")).map_or(0, Iterator::count);
+        (!matches!(state, 'Z' | 'X') || threads() > 1).then_some(Self { pid, start })
     }
 
     /// Whether the process still runs, as the proc file system at `proc` shows it.
@@ -79,16 +82,13 @@ pub(crate) fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
-/// The start time in the text of `/proc/PID/stat`; `None` for a zombie. The second field is the program's name in
-/// parentheses, which may hold anything.
-fn start_time(stat: &str) -> Option<u64> {
+/// The state and the start time in the text of `/proc/PID/stat`. The second field is the program's name in parentheses,
+/// which may hold anything.
+fn state_and_start(stat: &str) -> Option<(char, u64)> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace();
-    let state = fields.next()?;
-    if state == "Z" || state == "X" {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -99,17 +99,24 @@ mod tests {
 
     #[test]
     fn start_time_is_field_22_whatever_the_name() {
-        assert_eq!(start_time(STAT), Some(987_654));
+        assert_eq!(state_and_start(STAT), Some(('S', 987_654)));
     }
 
     #[test]
-    fn a_zombie_is_no_process() {
-        assert_eq!(start_time(&STAT.replace(") S", ") Z")), None);
+    fn what_is_left_of_a_process_that_ended_is_none() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id().cast_signed();
+        let is_zombie = |stat: String| state_and_start(&stat).is_some_and(|(state, _)| state == 'Z');
+        while !fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(is_zombie) {
+            std::thread::yield_now();
+        }
+        assert_eq!(ProcessId::now(Path::new("/proc"), pid), None);
+        child.wait().unwrap();
     }
 
     #[test]
     fn own_process_is_alive_and_another_start_time_is_another_process() {
-        let own = ProcessId::now(Path::new("/proc"), std::process::id() as i32).unwrap();
+        let own = ProcessId::now(Path::new("/proc"), std::process::id().cast_signed()).unwrap();
         assert!(own.is_alive());
         assert!(!ProcessId { start: own.start + 1, ..own }.is_alive());
     }

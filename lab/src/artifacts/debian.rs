@@ -41,16 +41,21 @@ impl Sources {
         })
     }
 
+    /// The mirrors of this release, or of another release of Debian, for both have the same archive.
     fn choose(found: &[(String, String)]) -> Option<Self> {
-        let is_security = |(uri, suite): &&(String, String)| suite.ends_with("-security") && uri.contains("debian");
-        let is_archive =
-            |(uri, suite): &&(String, String)| !suite.contains('-') && uri.trim_end_matches('/').ends_with("debian");
-        let of_suite = |(_, suite): &&(String, String)| *suite == SUITE;
-        let archive = found.iter().find(of_suite).or_else(|| found.iter().find(is_archive))?.0.clone();
-        let security = found
-            .iter()
-            .find(is_security)
-            .map_or_else(|| format!("{}-security", archive.trim_end_matches('/')), |entry| entry.0.clone());
+        let security_suite = format!("{SUITE}-security");
+        let of_suite = |suite: &str| found.iter().find(|entry| entry.1 == suite).map(|entry| entry.0.clone());
+        let archive = of_suite(SUITE).or_else(|| {
+            let is_archive = |(uri, suite): &&(String, String)| {
+                !suite.contains('-') && uri.trim_end_matches('/').ends_with("/debian")
+            };
+            found.iter().find(is_archive).map(|entry| entry.0.clone())
+        })?;
+        let security = of_suite(&security_suite).or_else(|| {
+            let is_security = |(uri, suite): &&(String, String)| suite.ends_with("-security") && uri.contains("debian");
+            found.iter().find(is_security).map(|entry| entry.0.clone())
+        });
+        let security = security.unwrap_or_else(|| format!("{}-security", archive.trim_end_matches('/')));
         Some(Self { archive, security })
     }
 
