@@ -83,7 +83,7 @@ const RUN_EXAMPLES: &str = "\
 Examples:
   virtctl run web --image debian-12 --ssh-key ~/.ssh/id_ed25519.pub
   virtctl run web --image https://cloud.example.org/debian-12.qcow2 --memory 2Gi --disk 20Gi
-  virtctl run web --image cvmimg/debian-12 --class small --network cvmnet/lan --dry-run=client -o yaml";
+  virtctl run web --image cvmimg/debian-12 --class small --dry-run=client -o yaml";
 
 /// Which virtual machines.
 #[derive(Debug, Args)]

@@ -171,6 +171,8 @@ fn fit(text: &str, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::goal::State;
+    use crate::testing::Server;
 
     #[test]
     fn a_line_fits_its_terminal() {
@@ -178,5 +180,53 @@ mod tests {
         assert_eq!(fit("waiting", 6), "waiti…");
         assert_eq!(fit("a\x1b[2Kb", 80), "a [2Kb");
         assert_eq!(fit("waiting", 0), "…");
+    }
+
+    fn list(status: &str) -> (u16, String) {
+        let vm = format!(
+            r#"{{"apiVersion": "kubevmm.io/v1beta1", "kind": "VirtualMachine", "spec": {{}}, "status": {status},
+                "metadata": {{"name": "web", "namespace": "shop", "resourceVersion": "1", "uid": "u"}}}}"#
+        );
+        let items = if status.is_empty() { String::new() } else { vm };
+        let head =
+            r#""apiVersion": "kubevmm.io/v1beta1", "kind": "VirtualMachineList", "metadata": {"resourceVersion": "1"}"#;
+        (200, format!(r#"{{{head}, "items": [{items}]}}"#))
+    }
+
+    async fn waited(server: &Server, timeout: Duration) -> Result<VirtualMachine, Error> {
+        let goal = Goal { state: State::Running, generation: 2, request: None };
+        let target = Target { namespace: "shop".into(), name: "web".into(), goal };
+        wait(&server.cluster("shop"), &[target], timeout).await.remove(0)
+    }
+
+    const READY: &str = r#"{"observedGeneration": 2, "conditions": [{"type": "Ready", "status": "True",
+        "reason": "Running", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}"#;
+
+    #[tokio::test]
+    async fn a_goal_that_is_reached_ends_the_wait() {
+        let server = Server::new(|_, _| list(READY));
+        let vm = waited(&server, Duration::from_secs(30)).await.unwrap();
+        assert_eq!(vm.metadata.name.as_deref(), Some("web"));
+        assert!(server.requests()[0].contains("fieldSelector=metadata.name%3Dweb"), "{:?}", server.requests());
+    }
+
+    #[tokio::test]
+    async fn a_vm_that_is_gone_ends_the_wait() {
+        let server = Server::new(|_, _| list(""));
+        assert_eq!(waited(&server, Duration::from_secs(30)).await.unwrap_err().exit_code(), 3);
+    }
+
+    #[tokio::test]
+    async fn what_waiting_cannot_change_ends_the_wait() {
+        let server = Server::new(|_, _| (403, r#"{"kind": "Status", "code": 403, "message": "no"}"#.into()));
+        assert_eq!(waited(&server, Duration::from_secs(30)).await.unwrap_err().exit_code(), 7);
+    }
+
+    #[tokio::test]
+    async fn an_api_server_that_is_away_is_tried_again_until_the_time_is_over() {
+        let server = Server::new(|_, _| (500, r#"{"kind": "Status", "code": 500, "message": "etcd is away"}"#.into()));
+        let error = waited(&server, Duration::from_millis(100)).await.unwrap_err();
+        assert_eq!(error.exit_code(), 4);
+        assert!(error.to_string().contains("etcd is away"), "{error}");
     }
 }

@@ -22,6 +22,10 @@ pub(crate) async fn run(target: &ClusterArgs, args: &RunArgs) -> Result<(), Erro
         Err(Error::NoKubeconfig(_)) if args.dry_run == DryRun::Client => None,
         connected => Some(connected?),
     };
+    create(cluster, target, args).await
+}
+
+async fn create(cluster: Option<Cluster>, target: &ClusterArgs, args: &RunArgs) -> Result<(), Error> {
     let (image, vm) = plan(cluster.as_ref(), target, args).await?;
     let dry_run = match args.dry_run {
         DryRun::None => false,
@@ -198,4 +202,73 @@ fn print(values: Vec<Value>, format: Option<ObjectFormat>, suffix: &str, words: 
         }
     };
     output::emit(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use crate::testing::Server;
+    use clap::Parser as _;
+
+    async fn run(server: &Server, line: &str) -> Result<(), Error> {
+        let cli = Cli::parse_from(["virtctl", "run"].into_iter().chain(line.split_whitespace()));
+        let Command::Run(args) = &cli.command else { panic!("run") };
+        create(Some(server.cluster("shop")), &cli.target, args).await
+    }
+
+    #[tokio::test]
+    async fn a_vm_that_is_refused_leaves_no_image_behind() {
+        let refusal = r#"{"kind": "Status", "code": 422, "reason": "Invalid", "message": "web is invalid"}"#;
+        let server = Server::new(|_, _| (422, refusal.into()));
+        let error = run(&server, "web --image https://example.org/a.qcow2").await.unwrap_err();
+        assert_eq!((error.to_string().as_str(), error.exit_code()), ("web is invalid", 5));
+        let requests = server.requests();
+        let [only] = requests.as_slice() else { panic!("{requests:?}") };
+        assert!(
+            only.starts_with(
+                "POST /apis/kubevmm.io/v1beta1/namespaces/shop/virtualmachines?&dryRun=All&fieldManager=virtctl"
+            ),
+            "{only}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_vm_that_exists_is_not_overwritten() {
+        let refusal = r#"{"kind": "Status", "code": 409, "reason": "AlreadyExists", "message": "exists"}"#;
+        let server = Server::new(|_, _| (409, refusal.into()));
+        let error = run(&server, "web --image vmimg/a").await.unwrap_err();
+        assert_eq!(error.exit_code(), 5);
+        assert!(error.to_string().contains("`virtctl start web`"), "{error}");
+        assert_eq!(server.requests().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_client_dry_run_with_full_names_asks_nothing() {
+        let server = Server::new(|_, _| (500, String::new()));
+        run(&server, "web --image cvmimg/a --network cvmnet/lan --dry-run=client -o name").await.unwrap();
+        assert!(server.requests().is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_image_of_the_cluster_is_found_by_its_name() {
+        let list = |names: &str| {
+            let meta = |name: &str| {
+                format!(
+                    r#"{{"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {{"name": "{name}"}}}}"#
+                )
+            };
+            let items: Vec<_> = names.split_whitespace().map(meta).collect();
+            let head = r#""apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadataList", "metadata": {}"#;
+            (200, format!(r#"{{{head}, "items": [{}]}}"#, items.join(",")))
+        };
+        let server =
+            Server::new(move |_, path| if path.contains("/clustervirtual") { list("debian") } else { list("mine") });
+        let cluster = server.cluster("shop");
+        let found = resolve::image(Some(&cluster), "debian").await.unwrap();
+        assert_eq!(found.kind, ImageKind::ClusterVirtualMachineImage);
+        assert_eq!(resolve::image(Some(&cluster), "mine").await.unwrap().kind, ImageKind::VirtualMachineImage);
+        let error = resolve::image(Some(&cluster), "debain").await.unwrap_err();
+        assert!(error.to_string().ends_with("did you mean debian?"), "{error}");
+    }
 }
