@@ -12,7 +12,7 @@ use crate::disk::VirtualMachineDiskSpec;
 use crate::quantity::Quantity;
 
 /// A virtual machine on a libvirt host: its hardware, its disks and networks, and when it runs.
-#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "kubevmm.io",
     version = "v1beta1",
@@ -107,6 +107,26 @@ pub struct VirtualMachineSpec {
     /// status.lastPowerRequest. `virtctl start|stop|restart` write it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power_request: Option<PowerRequest>,
+}
+
+/// What the API server makes of an empty spec.
+impl Default for VirtualMachineSpec {
+    fn default() -> Self {
+        Self {
+            run_strategy: RunStrategy::default(),
+            class_name: None,
+            cpu: None,
+            memory: None,
+            machine: None,
+            firmware: None,
+            disks: Vec::new(),
+            networks: Vec::new(),
+            cloud_init: None,
+            placement: None,
+            termination_grace_period_seconds: DEFAULT_GRACE_SECONDS,
+            power_request: None,
+        }
+    }
 }
 
 /// Default of `terminationGracePeriodSeconds`.
