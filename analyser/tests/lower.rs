@@ -233,7 +233,7 @@ fn any_domain() -> impl Strategy<Value = DomainInput> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn lowering_is_deterministic_and_well_formed(input in any_domain()) {

@@ -1,16 +1,17 @@
 //! Every document of libvirt's own tests comes back from YAML and from JSON exactly as its canonical form.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod apt;
 mod corpus;
 
 use kubevmm_analyser::{Tree, Value};
 
 /// What libvirt's tests have on purpose: output of other programs that is no document or several, and a broken one.
 const NOT_WELL_FORMED: [&str; 4] = [
-    "tests/nodedevmdevctldata/mdevctl-list-empty-array.out.xml: XML, line 1, column 1: there is no element: the document is empty",
-    "tests/nodedevmdevctldata/mdevctl-list-empty.out.xml: XML, line 1, column 1: there is no element: the document is empty",
-    "tests/nodedevmdevctldata/mdevctl-list-multiple.out.xml: XML, line 11, column 1: a second root element",
-    "tests/qemuxmlconfdata/broken-xml-invalid.xml: XML, line 1, column 1: syntax error: tag not closed: `>` not found before end of input",
+    "nodedevmdevctldata/mdevctl-list-empty-array.out.xml: XML, line 1, column 1: there is no element: the document is empty",
+    "nodedevmdevctldata/mdevctl-list-empty.out.xml: XML, line 1, column 1: there is no element: the document is empty",
+    "nodedevmdevctldata/mdevctl-list-multiple.out.xml: XML, line 11, column 1: a second root element",
+    "qemuxmlconfdata/broken-xml-invalid.xml: XML, line 1, column 1: syntax error: tag not closed: `>` not found before end of input",
 ];
 
 #[test]

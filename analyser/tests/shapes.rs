@@ -1,6 +1,7 @@
 //! The committed table of shapes is what the generator makes of libvirt's schemas.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod apt;
 #[path = "../examples/shapes/relaxng.rs"]
 mod relaxng;
 #[path = "../examples/shapes/table.rs"]
@@ -8,6 +9,8 @@ mod table;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use apt::Apt;
 
 /// The version whose schemas the table is made of.
 const VERSION: &str = "11.3.0";
@@ -33,47 +36,20 @@ fn schemas() -> PathBuf {
     download()
 }
 
-/// Fetches libvirt-common with a configuration of apt of its own: the machine's sources and packages stay as they are.
 fn download() -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("schemas");
-    let schemas = target.join("root/usr/share/libvirt/schemas");
-    if schemas.is_dir() {
-        return schemas;
+    let apt = Apt::new("schemas", "deb");
+    let root = apt.directory.join("root");
+    if !root.is_dir() {
+        let is_there = apt.get(&["update"]) && apt.get(&["download", "libvirt-common"]);
+        assert!(
+            is_there,
+            "no libvirt-common; set KUBEVMM_SCHEMAS to a directory with the schemas of libvirt {VERSION}"
+        );
+        let package = apt.find(".deb").unwrap();
+        assert!(package.display().to_string().contains(VERSION), "{}: expected version {VERSION}", package.display());
+        let new = apt.directory.join("root.new");
+        assert!(Command::new("dpkg-deb").arg("-x").arg(&package).arg(&new).status().unwrap().success());
+        std::fs::rename(new, &root).unwrap();
     }
-    std::fs::create_dir_all(target.join("lists/partial")).unwrap();
-    std::fs::create_dir_all(target.join("cache/archives/partial")).unwrap();
-    std::fs::write(target.join("sources.list"), backports()).unwrap();
-    let at = |name: &str| target.join(name).display().to_string();
-    let apt = |words: &[&str]| {
-        let mut command = Command::new("apt-get");
-        command.current_dir(&target).arg("-qq").args(["-o", "APT::Sandbox::User=root"]);
-        command.arg("-o").arg(format!("Dir::Etc::SourceList={}", at("sources.list")));
-        command.arg("-o").arg("Dir::Etc::SourceParts=/dev/null");
-        command.arg("-o").arg(format!("Dir::State::Lists={}", at("lists")));
-        command.arg("-o").arg(format!("Dir::Cache={}", at("cache")));
-        run(command.args(words));
-    };
-    apt(&["update"]);
-    apt(&["download", "libvirt-common"]);
-    let package = std::fs::read_dir(&target).unwrap().map(|e| e.unwrap().path());
-    let package = package.into_iter().find(|p| p.extension().is_some_and(|e| e == "deb")).unwrap();
-    assert!(package.display().to_string().contains(VERSION), "{}: expected version {VERSION}", package.display());
-    run(Command::new("dpkg-deb").arg("-x").arg(&package).arg(target.join("root.new")));
-    std::fs::rename(target.join("root.new"), target.join("root")).unwrap();
-    schemas
-}
-
-/// Debian 12's backports, from where this machine has Debian 12 from.
-fn backports() -> String {
-    let format = "$(REPO_URI) $(RELEASE)";
-    let targets =
-        Command::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]).output().unwrap();
-    let targets = String::from_utf8(targets.stdout).unwrap();
-    let uri = targets.lines().find_map(|line| line.strip_suffix(" bookworm")).expect("apt knows no Debian 12");
-    format!("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {uri} bookworm-backports main\n")
-}
-
-fn run(command: &mut Command) {
-    let status = command.status().unwrap();
-    assert!(status.success(), "{command:?}: {status}; or set KUBEVMM_SCHEMAS to a directory with libvirt's schemas");
+    root.join("usr/share/libvirt/schemas")
 }

@@ -152,6 +152,9 @@ impl<'v> Decoder<'v> {
         if let Some(name) = key.strip_prefix('<').and_then(|k| k.strip_suffix('>')) {
             return self.elements(element, name, value, shape);
         }
+        if declared_prefix(key).is_some() && !matches!(value, Value::String(_)) {
+            return self.fail(format!("a namespace is text, found {}", value.kind()));
+        }
         if let Some(kind) = shape.and_then(|s| s.attribute(key)) {
             return self.attribute(element, key, value, kind);
         }

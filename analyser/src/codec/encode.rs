@@ -6,7 +6,7 @@ use super::{ATTRIBUTE, CONTENT, scalar};
 use crate::canonical::root_shape;
 use crate::scope::Scope;
 use crate::shapes::{Child, Scalar, Shape, TEXT};
-use crate::tree::{Element, Node, Tree, split_name};
+use crate::tree::{Element, Node, Tree, declared_prefix, split_name};
 use crate::value::Value;
 
 impl Tree {
@@ -72,7 +72,12 @@ impl<'a> Encoder<'a> {
             } else {
                 Cow::Borrowed(&*attribute.name)
             };
-            entries.push((key, scalar::encode(&attribute.value, known.unwrap_or(Scalar::Plain))));
+            // The reader looks for declarations before anything else, and only among texts.
+            let value = match declared_prefix(&attribute.name) {
+                Some(_) => Value::String(Cow::Borrowed(&attribute.value)),
+                None => scalar::encode(&attribute.value, known.unwrap_or(Scalar::Plain)),
+            };
+            entries.push((key, value));
         }
     }
 

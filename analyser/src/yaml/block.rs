@@ -11,14 +11,16 @@ impl<'a> Reader<'a> {
     /// lines go on on lines that are indented deeper than `parent`.
     pub(super) fn block_node(&mut self, column: usize, parent: Option<usize>) -> Result<Value<'a>> {
         if self.peek() == Some(b'-') && self.is_blank_at(self.at + 1) {
-            return self.nested(|this| this.block_sequence(column));
-        }
-        if self.peek() == Some(b'?') && self.is_blank_at(self.at + 1) {
-            return self.fail("complex keys are not read");
+            return self.block_sequence(column);
         }
         if self.is_at_key()? {
-            return self.nested(|this| this.block_mapping(column));
+            return self.block_mapping(column);
         }
+        self.inline_line(parent)
+    }
+
+    /// A scalar or flow collection and the end of its line.
+    fn inline_line(&mut self, parent: Option<usize>) -> Result<Value<'a>> {
         let value = self.inline(parent)?;
         self.end_line()?;
         Ok(value)
@@ -33,8 +35,9 @@ impl<'a> Reader<'a> {
                 self.skip_spaces();
                 self.peek() == Some(b':') && self.is_blank_at(self.at + 1) && self.line_start == line_start
             }
-            // A flow collection is no key here.
+            // A flow collection is no key here, and a complex key is none anywhere.
             Some(b'[' | b'{') => false,
+            Some(b'?') if self.is_blank_at(self.at + 1) => false,
             _ => self.plain_key_end().is_some(),
         };
         (self.at, self.line_start) = (start, line_start);
@@ -56,28 +59,41 @@ impl<'a> Reader<'a> {
     }
 
     fn block_mapping(&mut self, column: usize) -> Result<Value<'a>> {
+        self.enter()?;
         let mut entries = Entries::new();
         let mut keys = Keys::default();
         loop {
-            let start = self.at;
-            let key = self.block_key()?;
-            if keys.is_twice(&entries, &key) {
-                return self.fail_at(start, format!("key {key} stands there twice"));
-            }
+            let key = self.new_key(&entries, &mut keys)?;
             let value = self.value_of_key(column)?;
             entries.push((key, value));
-            self.skip_to_content()?;
-            if self.is_end() || self.column() < column {
-                return Ok(Value::Mapping(entries));
-            }
-            if self.column() > column {
-                return self.fail("is indented deeper than the keys before it");
-            }
-            if self.peek() == Some(b'-') && self.is_blank_at(self.at + 1) {
-                // The list that this mapping is an item of goes on only further left.
-                return self.fail("an item of a list among the keys of a mapping");
+            if !self.has_another_key(column)? {
+                return self.leave(Value::Mapping(entries));
             }
         }
+    }
+
+    fn new_key(&mut self, entries: &Entries<'a>, keys: &mut Keys<'a>) -> Result<Cow<'a, str>> {
+        let start = self.at;
+        let key = self.block_key()?;
+        if keys.is_twice(entries, &key) {
+            return self.fail_at(start, format!("key {key} stands there twice"));
+        }
+        Ok(key)
+    }
+
+    fn has_another_key(&mut self, column: usize) -> Result<bool> {
+        self.skip_to_content()?;
+        if self.is_end() || self.column() < column {
+            return Ok(false);
+        }
+        if self.column() > column {
+            return self.fail("is indented deeper than the keys before it");
+        }
+        if self.peek() == Some(b'-') && self.is_blank_at(self.at + 1) {
+            // The list that this mapping is an item of goes on only further left.
+            return self.fail("an item of a list among the keys of a mapping");
+        }
+        Ok(true)
     }
 
     /// The key at the cursor; the cursor then stands behind the colon.
@@ -110,9 +126,7 @@ impl<'a> Reader<'a> {
         self.skip_spaces();
         self.skip_comment();
         if !self.is_line_end() {
-            let value = self.inline(Some(column))?;
-            self.end_line()?;
-            return Ok(value);
+            return self.inline_line(Some(column));
         }
         self.skip_to_content()?;
         if self.is_end() {
@@ -127,20 +141,29 @@ impl<'a> Reader<'a> {
     }
 
     fn block_sequence(&mut self, column: usize) -> Result<Value<'a>> {
+        self.enter()?;
         let mut items = Vec::new();
         loop {
             // Behind the dash.
             self.at += 1;
-            items.push(self.item(column)?);
-            self.skip_to_content()?;
-            let is_item = !self.is_end() && self.peek() == Some(b'-') && self.is_blank_at(self.at + 1);
-            if self.is_end() || self.column() < column || (self.column() == column && !is_item) {
-                return Ok(Value::Sequence(items));
-            }
-            if self.column() > column {
-                return self.fail("is indented deeper than the items before it");
+            let item = self.item(column)?;
+            items.push(item);
+            if !self.has_another_item(column)? {
+                return self.leave(Value::Sequence(items));
             }
         }
+    }
+
+    fn has_another_item(&mut self, column: usize) -> Result<bool> {
+        self.skip_to_content()?;
+        let is_item = !self.is_end() && self.peek() == Some(b'-') && self.is_blank_at(self.at + 1);
+        if self.is_end() || self.column() < column || (self.column() == column && !is_item) {
+            return Ok(false);
+        }
+        if self.column() > column {
+            return self.fail("is indented deeper than the items before it");
+        }
+        Ok(true)
     }
 
     /// The item behind a dash that stands in this column.
@@ -237,7 +260,10 @@ impl<'a> Reader<'a> {
         if lines.is_empty() {
             return Ok(Value::String(Cow::Borrowed("")));
         }
-        let text = if is_folded { folded(&lines) } else { lines.join("\n") };
+        let mut text = if is_folded { folded(&lines) } else { lines.join("\n") };
+        if self.peek().is_some() {
+            text.push('\n');
+        }
         Ok(Value::String(Cow::Owned(chomped(text, chomping))))
     }
 
@@ -278,15 +304,16 @@ enum Chomping {
     Keep,
 }
 
+/// `text` ends with the last line's end, if there was one.
 fn chomped(mut text: String, chomping: Chomping) -> String {
-    if let Chomping::Keep = chomping {
-        text.push('\n');
-        return text;
-    }
-    text.truncate(text.trim_end_matches('\n').len());
-    if let (Chomping::Clip, false) = (chomping, text.is_empty()) {
-        text.push('\n');
-    }
+    let body = text.trim_end_matches('\n').len();
+    let end = match chomping {
+        Chomping::Strip => body,
+        Chomping::Clip if body == 0 => 0,
+        Chomping::Clip => text.len().min(body + 1),
+        Chomping::Keep => text.len(),
+    };
+    text.truncate(end);
     text
 }
 

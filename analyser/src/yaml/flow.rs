@@ -11,8 +11,8 @@ impl<'a> Reader<'a> {
     /// A node inside of brackets, or the brackets themselves.
     pub(super) fn flow_node(&mut self) -> Result<Value<'a>> {
         match self.peek() {
-            Some(b'[') => self.nested(Self::flow_sequence),
-            Some(b'{') => self.nested(Self::flow_mapping),
+            Some(b'[') => self.flow_sequence(),
+            Some(b'{') => self.flow_mapping(),
             Some(b'"' | b'\'') => Ok(Value::String(self.quoted()?)),
             _ => {
                 self.check_plain_start()?;
@@ -24,13 +24,14 @@ impl<'a> Reader<'a> {
     }
 
     fn flow_sequence(&mut self) -> Result<Value<'a>> {
+        self.enter()?;
         self.at += 1;
         let mut items = Vec::new();
         loop {
             self.flow_space()?;
             if self.peek() == Some(b']') {
                 self.at += 1;
-                return Ok(Value::Sequence(items));
+                return self.leave(Value::Sequence(items));
             }
             items.push(self.flow_node()?);
             self.flow_separator(b']')?;
@@ -38,6 +39,7 @@ impl<'a> Reader<'a> {
     }
 
     fn flow_mapping(&mut self) -> Result<Value<'a>> {
+        self.enter()?;
         self.at += 1;
         let mut entries = Entries::new();
         let mut keys = Keys::default();
@@ -45,26 +47,9 @@ impl<'a> Reader<'a> {
             self.flow_space()?;
             if self.peek() == Some(b'}') {
                 self.at += 1;
-                return Ok(Value::Mapping(entries));
+                return self.leave(Value::Mapping(entries));
             }
-            let start = self.at;
-            let (key, is_quoted) = match self.peek() {
-                Some(b'"' | b'\'') => (self.quoted()?, true),
-                _ => {
-                    self.check_plain_start()?;
-                    (Cow::Borrowed(self.flow_plain()?), false)
-                }
-            };
-            if keys.is_twice(&entries, &key) {
-                return self.fail_at(start, format!("key {key} stands there twice"));
-            }
-            self.flow_space()?;
-            // Behind a quoted key, the colon needs no space: that is JSON.
-            if self.peek() != Some(b':') || !(is_quoted || self.ends_flow_plain(self.at + 1)) {
-                return self.fail(format!("expected ': ' behind the key {key}"));
-            }
-            self.at += 1;
-            self.flow_space()?;
+            let key = self.flow_key(&entries, &mut keys)?;
             let value = match self.peek() {
                 Some(b',' | b'}') => Value::Null,
                 _ => self.flow_node()?,
@@ -72,6 +57,29 @@ impl<'a> Reader<'a> {
             entries.push((key, value));
             self.flow_separator(b'}')?;
         }
+    }
+
+    /// A key and its colon. The cursor then stands at the value.
+    fn flow_key(&mut self, entries: &Entries<'a>, keys: &mut Keys<'a>) -> Result<Cow<'a, str>> {
+        let start = self.at;
+        let (key, is_quoted) = match self.peek() {
+            Some(b'"' | b'\'') => (self.quoted()?, true),
+            _ => {
+                self.check_plain_start()?;
+                (Cow::Borrowed(self.flow_plain()?), false)
+            }
+        };
+        if keys.is_twice(entries, &key) {
+            return self.fail_at(start, format!("key {key} stands there twice"));
+        }
+        self.flow_space()?;
+        // Behind a quoted key, the colon needs no space: that is JSON.
+        if self.peek() != Some(b':') || !(is_quoted || self.ends_flow_plain(self.at + 1)) {
+            return self.fail(format!("expected ': ' behind the key {key}"));
+        }
+        self.at += 1;
+        self.flow_space()?;
+        Ok(key)
     }
 
     fn flow_separator(&mut self, close: u8) -> Result<()> {

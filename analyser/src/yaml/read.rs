@@ -148,15 +148,19 @@ impl<'a> Reader<'a> {
         if self.is_line_end() { Ok(()) } else { self.fail("expected the end of the line") }
     }
 
-    /// Runs `work` one level deeper.
-    pub(super) fn nested<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+    /// Goes one level deeper. An error ends the reading, so nothing but success goes back up.
+    pub(super) fn enter(&mut self) -> Result<()> {
         if self.nesting == MAX_NESTING {
             return self.fail("collections nest too deep");
         }
         self.nesting += 1;
-        let done = work(self)?;
+        Ok(())
+    }
+
+    /// Goes one level up, with what was read.
+    pub(super) fn leave(&mut self, value: Value<'a>) -> Result<Value<'a>> {
         self.nesting -= 1;
-        Ok(done)
+        Ok(value)
     }
 
     /// The value of a plain scalar that begins at `start`.

@@ -12,7 +12,8 @@ pub(super) fn write(value: &Value<'_>) -> String {
         Value::Mapping(entries) if !entries.is_empty() => mapping(entries, 0, false, &mut out),
         Value::Sequence(items) if !items.is_empty() => sequence(items, 0, &mut out),
         scalar => {
-            inline(scalar, 0, &mut out);
+            // Some readers want the lines of a block indented even here.
+            inline(scalar, 1, &mut out);
             out.push('\n');
         }
     }
@@ -247,7 +248,7 @@ mod tests {
 
     #[test]
     fn several_lines_are_a_block_and_the_rest_is_escaped() {
-        assert_eq!(text_of("a\nb"), "|-\na\nb\n");
+        assert_eq!(text_of("a\nb"), "|-\n  a\n  b\n");
         let inside = Value::Mapping(vec![("k".into(), Value::String("a\n\n b\n".into()))]);
         assert_eq!(write(&inside), "k: |\n  a\n\n   b\n");
         assert_eq!(text_of(" a\nb"), "\" a\\nb\"\n");

@@ -1,16 +1,21 @@
 //! libvirt's own test documents: from `$KUBEVMM_CORPUS` (a tarball or a directory with one), else from
-//! `shared/corpus` beside the repository, else from Debian's source package.
+//! `shared/corpus` beside the repository's directory, else from Debian's source package.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::apt::Apt;
+
 /// A document of the corpus.
 pub(crate) struct Document {
-    /// Path in the tarball.
+    /// Path below libvirt's `tests`.
     pub(crate) name: String,
     /// Content.
     pub(crate) bytes: Vec<u8>,
 }
+
+/// How many documents libvirt 11.3.0 has in its tests, links to others among them counted.
+const COUNT: usize = 4317;
 
 /// All XML documents of libvirt's tests, sorted by name.
 pub(crate) fn documents() -> Vec<Document> {
@@ -18,33 +23,32 @@ pub(crate) fn documents() -> Vec<Document> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("corpus-{}", std::process::id()));
     std::fs::create_dir_all(&target).unwrap();
     let mut tar = Command::new("tar");
-    tar.arg("-xJf").arg(&tarball).arg("-C").arg(&target).args(["--wildcards", "*.xml"]);
+    tar.arg("-xJf").arg(&tarball).arg("-C").arg(&target).args(["--wildcards", "*tests/*.xml"]);
     assert!(tar.status().unwrap().success(), "{tar:?}");
     let mut documents = Vec::new();
-    collect(&target, &target, &mut documents);
+    collect(&target, &mut documents);
     std::fs::remove_dir_all(&target).unwrap();
     documents.sort_by(|a, b| a.name.cmp(&b.name));
-    let expected = expected(&tarball);
-    assert_eq!(documents.len(), expected, "documents in {}", tarball.display());
+    assert_eq!(documents.len(), COUNT, "documents in {}; is it of libvirt 11.3.0?", tarball.display());
     documents
 }
 
-/// How many documents a tarball of a known version has, links to others among them counted.
-fn expected(tarball: &Path) -> usize {
-    let name = tarball.file_name().unwrap().to_string_lossy().into_owned();
-    match name.as_str() {
-        "libvirt-11.3.0-xml.tar.xz" => 4317,
-        other => panic!("{other}: not a corpus whose documents have been counted; add its number here"),
+fn tarball() -> PathBuf {
+    if let Some(place) = std::env::var_os("KUBEVMM_CORPUS") {
+        return find(Path::new(&place)).unwrap_or_else(|| panic!("{}: no tarball of libvirt", place.display()));
     }
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus");
+    find(&beside).unwrap_or_else(download)
 }
 
-fn tarball() -> PathBuf {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let places =
-        std::env::var_os("KUBEVMM_CORPUS").map(PathBuf::from).into_iter().chain([workspace.join("shared/corpus")]);
-    places.filter_map(|place| find(&place)).next().expect(
-        "no corpus: set KUBEVMM_CORPUS to libvirt's source tarball (apt-get source --download-only libvirt) or its directory",
-    )
+fn download() -> PathBuf {
+    let apt = Apt::new("corpus", "deb-src");
+    let orig = ".orig.tar.xz";
+    apt.find(orig).unwrap_or_else(|| {
+        // Only the tarball counts: a mirror may lack the rest of the source package.
+        let _ = apt.get(&["update"]) && apt.get(&["source", "--download-only", "libvirt"]);
+        apt.find(orig).expect("no corpus: set KUBEVMM_CORPUS to the source tarball of libvirt 11.3.0, or its directory")
+    })
 }
 
 fn find(place: &Path) -> Option<PathBuf> {
@@ -58,13 +62,14 @@ fn find(place: &Path) -> Option<PathBuf> {
     std::fs::read_dir(place).ok()?.filter_map(|e| Some(e.ok()?.path())).find(|path| is_corpus(path))
 }
 
-fn collect(root: &Path, directory: &Path, documents: &mut Vec<Document>) {
+fn collect(directory: &Path, documents: &mut Vec<Document>) {
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            collect(root, &path, documents);
+            collect(&path, documents);
         } else {
-            let name = path.strip_prefix(root).unwrap().display().to_string();
+            let name = path.display().to_string();
+            let name = name.split_once("tests/").unwrap().1.to_owned();
             documents.push(Document { name, bytes: std::fs::read(&path).unwrap() });
         }
     }
