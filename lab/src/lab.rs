@@ -2,8 +2,7 @@
 
 use std::{
     ffi::OsStr,
-    fs::{self, File},
-    os::unix::fs::MetadataExt as _,
+    fs,
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -14,11 +13,12 @@ use tracing::info;
 use crate::{
     Daemon, Error, HostName, Options, ProcessId, Result,
     artifacts::{Artifacts, join},
-    cgroup::Cgroups,
     command::{self, program},
     error::FileContext as _,
-    host::{self, Host},
-    pki, process, switch,
+    host::Host,
+    pki, process,
+    remains::{self, is_up, lock, remove, remove_rest},
+    switch,
 };
 
 /// The name of the guest image on the file server.
@@ -42,9 +42,9 @@ impl Lab {
         options.check()?;
         let artifacts = Artifacts::prepare()?;
         let _lock = lock(&options.dir)?;
-        let lab = Self { options: options.clone(), artifacts };
+        let mut lab = Self { options: options.clone(), artifacts };
         match Options::load(&options.dir) {
-            Ok(before) if is_up(&before) => lab.check_same_lab(&before)?,
+            Ok(before) if is_up(&before) => lab.options = added_to(&before, options)?,
             Ok(before) => {
                 info!("cleaning what a broken-off run left");
                 remove(&before)?;
@@ -88,20 +88,8 @@ impl Lab {
             Err(Error::NoLab(_)) => remove_rest(&Options { dir: dir.to_owned(), ..Options::default() })?,
             Err(error) => return Err(error),
         }
-        let lock = lock_path(dir);
+        let lock = remains::lock_path(dir);
         fs::remove_file(&lock).file("remove", lock)
-    }
-
-    fn check_same_lab(&self, before: &Options) -> Result<()> {
-        let nodes = self.options.nodes;
-        let same = Options { nodes, no_libvirt: self.options.no_libvirt.clone(), ..before.clone() };
-        if same == self.options {
-            return Ok(());
-        }
-        Err(Error::Option {
-            option: "--dir",
-            reason: format!("a lab with other options is up in {}: `lab down` ends it", before.dir.display()),
-        })
     }
 
     fn bring_up(&self) -> Result<()> {
@@ -110,7 +98,8 @@ impl Lab {
         for dir in [&options.dir, &shared] {
             fs::create_dir_all(dir).file("create", dir)?;
         }
-        fs::write(disks_mark(options), "").file("write", disks_mark(options))?;
+        let mark = remains::disks_mark(options);
+        fs::write(&mark, "").file("write", mark)?;
         options.save()?;
         pki::make_cluster(options)?;
         info!("starting the switch");
@@ -124,7 +113,7 @@ impl Lab {
         self.start_hosts(&options.node_names())?;
         info!("waiting until the nodes are Ready");
         self.wait_ready(&options.node_names())?;
-        let mark = up_mark(options);
+        let mark = remains::up_mark(options);
         fs::write(&mark, process::boot_id()).file("write", mark)?;
         info!("the lab is up");
         Ok(())
@@ -303,6 +292,24 @@ impl Lab {
         self.host(host).signal(pid, signal)
     }
 
+    /// The sha256 of a file in a host, in hexadecimal.
+    ///
+    /// # Errors
+    /// When the host is down, or the file cannot be read.
+    pub fn sha256(&self, host: HostName, path: &str) -> Result<String> {
+        let line = self.exec(host, ["sha256sum", "--", path])?;
+        Ok(line.split_ascii_whitespace().next().unwrap_or_default().trim_start_matches('\\').to_owned())
+    }
+
+    /// All files below a directory of a host, by their paths from it, in order; none if there is no such directory.
+    ///
+    /// # Errors
+    /// When the host is down.
+    pub fn files(&self, host: HostName, dir: &str) -> Result<Vec<String>> {
+        let script = r#"cd "$1" 2>/dev/null && find . -type f -printf '%P\n' | LC_ALL=C sort || :"#;
+        Ok(self.exec(host, ["sh", "-c", script, "sh", dir])?.lines().map(str::to_owned).collect())
+    }
+
     /// Puts an image archive into a host's containerd.
     ///
     /// # Errors
@@ -382,81 +389,45 @@ impl Lab {
     }
 }
 
-/// Written at the end of `up`: its absence tells of one that was broken off.
-fn up_mark(options: &Options) -> PathBuf {
-    options.dir.join("up")
-}
-
-fn is_up(options: &Options) -> bool {
-    fs::read_to_string(up_mark(options)).is_ok_and(|boot| boot == process::boot_id()) && switch::find(options).is_some()
+/// The options of a lab that is up with what is asked for now: more nodes, and nothing else.
+fn added_to(before: &Options, asked: &Options) -> Result<Options> {
+    let mut no_libvirt = before.no_libvirt.clone();
+    no_libvirt.extend(asked.no_libvirt.iter().filter(|host| !before.no_libvirt.contains(host)));
+    let together = Options { nodes: before.nodes.max(asked.nodes), no_libvirt, ..before.clone() };
+    let as_asked = Options { nodes: asked.nodes, no_libvirt: asked.no_libvirt.clone(), ..before.clone() };
+    let lost_libvirt =
+        together.no_libvirt.iter().any(|host| host.number() <= before.nodes && before.has_libvirt(*host));
+    if as_asked == *asked && !lost_libvirt {
+        return Ok(together);
+    }
+    let dir = before.dir.display();
+    Err(Error::Option {
+        option: "--dir",
+        reason: format!("a lab with other options is up in {dir}: end it with `lab down`"),
+    })
 }
 
 fn require_root() -> Result<()> {
     if nix::unistd::geteuid().is_root() { Ok(()) } else { Err(Error::NotRoot) }
 }
 
-fn lock_path(dir: &Path) -> PathBuf {
-    dir.with_extension("lock")
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Only one `up` or `down` of a lab at a time. The lock goes with the process.
-fn lock(dir: &Path) -> Result<File> {
-    let path = lock_path(dir);
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).file("create", parent)?;
-    }
-    loop {
-        let file = File::create(&path).file("create", &path)?;
-        file.lock().file("lock", &path)?;
-        // Whoever had it may have removed it meanwhile.
-        let inode = file.metadata().file("look at", &path)?.ino();
-        if fs::metadata(&path).is_ok_and(|now| now.ino() == inode) {
-            return Ok(file);
+    #[test]
+    fn nodes_are_added_to_a_lab_that_is_up_and_nothing_else_is_changed() {
+        let before = Options { nodes: 3, no_libvirt: vec![HostName::Node(3)], ..Options::default() };
+        let asked = Options { nodes: 4, no_libvirt: vec![HostName::Node(4)], ..Options::default() };
+        let together = added_to(&before, &asked).unwrap();
+        assert_eq!(together.nodes, 4);
+        assert_eq!(together.no_libvirt, [HostName::Node(3), HostName::Node(4)]);
+        assert_eq!(added_to(&before, &Options::default()).unwrap(), before);
+        for other in [
+            Options { max_pods: 200, ..before.clone() },
+            Options { no_libvirt: vec![HostName::Node(1)], ..before.clone() },
+        ] {
+            assert!(added_to(&before, &other).unwrap_err().to_string().contains("lab down"));
         }
     }
-}
-
-/// Marks the directory of the hosts' disks as ours, to be removed.
-fn disks_mark(options: &Options) -> PathBuf {
-    options.disks().join("kubevmm-lab")
-}
-
-/// Ends all processes, then removes what they used. The options' file goes last, so that a broken-off run can be
-/// repeated.
-fn remove(options: &Options) -> Result<()> {
-    let mark = up_mark(options);
-    if mark.exists() {
-        fs::remove_file(&mark).file("remove", mark)?;
-    }
-    host::end_group(&Cgroups::of_machine()?, options, None)?;
-    switch::wait_gone(options)?;
-    remove_disks(options)?;
-    let entries = fs::read_dir(&options.dir).file("read", &options.dir)?;
-    for path in entries.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
-        if path.file_name() != Some(OsStr::new("lab.json")) {
-            let removed =
-                if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.file("remove", path)?;
-        }
-    }
-    fs::remove_dir_all(&options.dir).file("remove", &options.dir)
-}
-
-/// Removes what a lab left whose state directory is gone, as after a reboot of the machine. A directory that the lab
-/// did not make is left alone, and not used.
-fn remove_rest(options: &Options) -> Result<()> {
-    remove_disks(options)?;
-    for (option, dir) in [("--dir", &options.dir), ("--disks", &options.disks())] {
-        if fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
-            let reason =
-                format!("{} is there already, and is not the lab's; remove it or choose another one", dir.display());
-            return Err(Error::Option { option, reason });
-        }
-    }
-    Ok(())
-}
-
-fn remove_disks(options: &Options) -> Result<()> {
-    let disks = options.disks();
-    if disks_mark(options).exists() { fs::remove_dir_all(&disks).file("remove", disks) } else { Ok(()) }
 }

@@ -34,6 +34,7 @@ mod nodes;
 mod options;
 mod pki;
 mod process;
+mod remains;
 mod status;
 mod switch;
 

@@ -101,16 +101,17 @@ impl Drop for CleanUp {
     }
 }
 
-fn assert_no_trace() {
+fn assert_no_trace() -> Outcome {
     let options = options();
     let lock = options.dir.with_extension("lock");
     for path in [&options.dir, &options.disks(), &lock, Path::new("/sys/class/net/labtest-up")] {
         assert!(!path.exists(), "{} is left", path.display());
     }
-    for entry in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-        let group = entry.path().join("labtest");
-        assert!(!group.exists() && !entry.path().ends_with("labtest"), "{} is left", group.display());
+    for entry in fs::read_dir("/sys/fs/cgroup")? {
+        let path = entry?.path();
+        assert!(!path.join("labtest").exists() && !path.ends_with("labtest"), "a cgroup is left in {}", path.display());
     }
+    Ok(())
 }
 
 /// An `up` that is killed as soon as the host has booted.
@@ -156,7 +157,8 @@ fn survives_what_labs_are_for(lab: &Lab) -> Outcome {
     let boot = node()?;
     lab.exec(H1, ["touch", "/root/kept", "/run/lost"])?;
     lab.kill_host(H1)?;
-    assert!(lab.exec(H1, ["true"]).unwrap_err().to_string().contains("lab start h1"));
+    let down = lab.exec(H1, ["true"]).expect_err("h1 is down");
+    assert!(down.to_string().contains("lab start h1"), "{down}");
     lab.start_host(H1)?;
     assert_ne!(node()?, boot);
     lab.exec(H1, ["sh", "-c", "test -e /root/kept && test ! -e /run/lost"])?;
@@ -164,7 +166,8 @@ fn survives_what_labs_are_for(lab: &Lab) -> Outcome {
     lab.etcd_save("before")?;
     lab.kubectl(["create", "configmap", "later"])?;
     lab.etcd_restore("before")?;
-    assert!(lab.kubectl(["get", "configmap", "later"]).unwrap_err().to_string().contains("not found"));
+    let gone = lab.kubectl(["get", "configmap", "later"]).expect_err("the backup is older");
+    assert!(gone.to_string().contains("not found"), "{gone}");
     Ok(())
 }
 
@@ -179,7 +182,7 @@ fn a_lab_leaves_no_trace() -> Outcome {
 
     crash_while_going_up()?;
     Lab::clean(&options().dir)?;
-    assert_no_trace();
+    assert_no_trace()?;
 
     crash_while_going_up()?;
     let lab = Lab::up(&options())?;
@@ -187,7 +190,7 @@ fn a_lab_leaves_no_trace() -> Outcome {
     assert_eq!(Machine::look()?, before);
     lab.down()?;
 
-    assert_no_trace();
+    assert_no_trace()?;
     assert_eq!(Machine::look()?, before);
     assert!(foreign.is_untouched()?);
     Ok(())
