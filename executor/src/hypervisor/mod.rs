@@ -7,18 +7,20 @@
 mod inventory;
 mod status;
 
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
+use kubevmm_api::common::Accelerator;
 use kubevmm_api::condition::Wanted;
 use kubevmm_api::hypervisor::{AcceleratorStatus, HostDomain, HostImage, HostNetwork, HostPool};
 use kubevmm_api::{Hypervisor, HypervisorStatus, MANAGER_EXECUTOR};
 use tokio::sync::{mpsc, oneshot};
 
 pub use inventory::{forward_events, run as run_inventory};
-pub use status::{HostFacts, Pieces, accelerator};
+pub use status::{HostFacts, Pieces};
 
 use crate::store::Cache;
 
@@ -31,7 +33,17 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The way to the Hypervisor's status. Clones share it.
 #[derive(Clone)]
-pub struct HostReport(mpsc::UnboundedSender<Message>);
+pub struct HostReport {
+    messages: mpsc::UnboundedSender<Message>,
+    machine: Arc<RwLock<Machine>>,
+}
+
+/// What a domain's definition depends on.
+#[derive(Default)]
+struct Machine {
+    accelerator: Option<Accelerator>,
+    architecture: Option<String>,
+}
 
 enum Message {
     Set(Box<dyn FnOnce(&mut Pieces) + Send>),
@@ -44,7 +56,7 @@ impl HostReport {
         let (sender, receiver) = mpsc::unbounded_channel();
         let writer = Writer { api: Api::all(client), node: node.to_owned(), hypervisors, pieces: Pieces::default() };
         tokio::spawn(writer.run(receiver));
-        Self(sender)
+        Self { messages: sender, machine: Arc::default() }
     }
 
     /// The storage pools, all of them. Sizes are the caller's to hold still while they change by less than 1%.
@@ -69,11 +81,13 @@ impl HostReport {
 
     /// What libvirt says of the host.
     pub fn facts(&self, facts: HostFacts) {
+        self.machine.write().unwrap_or_else(PoisonError::into_inner).architecture = Some(facts.architecture.clone());
         self.set(|pieces| pieces.facts = Some(facts));
     }
 
     /// How guests' CPUs run.
     pub fn accelerator(&self, accelerator: AcceleratorStatus) {
+        self.machine.write().unwrap_or_else(PoisonError::into_inner).accelerator = Some(accelerator.kind);
         self.set(|pieces| pieces.accelerator = Some(accelerator));
     }
 
@@ -82,16 +96,22 @@ impl HostReport {
         self.set(|pieces| pieces.ready = Some(ready));
     }
 
+    /// How guests' CPUs run here, and libvirt's name of the architecture; `None` until both have been found out.
+    pub fn machine(&self) -> Option<(Accelerator, String)> {
+        let machine = self.machine.read().unwrap_or_else(PoisonError::into_inner);
+        machine.accelerator.zip(machine.architecture.clone())
+    }
+
     /// Waits until all that was set before this call is in the API server: as long as it takes.
     pub async fn written(&self) {
         let (done, written) = oneshot::channel();
-        drop(self.0.send(Message::Written(done)));
+        drop(self.messages.send(Message::Written(done)));
         // The actor ends with the process only.
         drop(written.await);
     }
 
     fn set(&self, change: impl FnOnce(&mut Pieces) + Send + 'static) {
-        drop(self.0.send(Message::Set(Box::new(change))));
+        drop(self.messages.send(Message::Set(Box::new(change))));
     }
 }
 

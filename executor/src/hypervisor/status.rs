@@ -92,7 +92,7 @@ fn sorted<T: Clone, K: Ord>(list: &[T], key: impl Fn(&T) -> K) -> Vec<T> {
 }
 
 /// How guests' CPUs run here: the administrator's word, else what the probe of KVM says.
-pub fn accelerator(policy: AcceleratorPolicy, probe: &KvmProbe) -> AcceleratorStatus {
+pub(super) fn accelerator(policy: AcceleratorPolicy, probe: &KvmProbe) -> AcceleratorStatus {
     let said = |word: &str| format!("spec.accelerator of the Hypervisor is {word}");
     let (kind, evidence) = match (policy, probe) {
         (AcceleratorPolicy::KVM, _) => (Accelerator::KVM, said("KVM")),

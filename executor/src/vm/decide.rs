@@ -1,0 +1,384 @@
+//! What to do next with a VM: a pure function of what is, what should be, and what this task remembers.
+
+use std::time::Duration;
+
+use kubevmm_api::VirtualMachine;
+use kubevmm_api::condition::{self, HOST_RELEASED};
+use kubevmm_api::power::{pending, should_run};
+use kubevmm_api::vm::{
+    DomainState, PlacementStatus, PowerAction, PowerResult, Release, RunStrategy, StopReason, VirtualMachineSpec,
+    VirtualMachineStatus,
+};
+use tokio::time::Instant;
+
+use super::backoff::Backoff;
+use crate::host::NotYet;
+use crate::libvirt::{ShutdownDetail, StoppedDetail};
+
+/// A guest that has not heard the first request (it was booting) is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+/// A run that is shorter counts as a failure of the start: a guest that shuts down at once must not spin the host.
+const SHORT_RUN: Duration = Duration::from_secs(10);
+/// After a run this long, earlier failures are forgotten.
+const GOOD_RUN: Duration = Duration::from_secs(600);
+/// The pause after the host asked QEMU to end: the host may be going down.
+const AFTER_HOST_REQUEST: Duration = Duration::from_secs(5);
+
+/// What libvirt has under the name and UUID of the VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// libvirt cannot be reached, and why.
+    Unreachable(String),
+    /// No domain.
+    Absent,
+    /// A domain that is not this VM's, and what it is.
+    Foreign(String),
+    /// This VM's domain.
+    Ours(Found),
+}
+
+/// A domain of this VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Epoch in its mark.
+    pub epoch: i64,
+    /// Generation in its mark.
+    pub generation: i64,
+    /// State.
+    pub state: DomainState,
+}
+
+impl Seen {
+    pub(super) fn is_active(&self) -> bool {
+        matches!(self, Self::Ours(found) if found.state.is_active())
+    }
+}
+
+/// A stop under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stopping {
+    /// When the guest was first asked.
+    pub since: Instant,
+    /// When it was last asked.
+    pub asked: Instant,
+}
+
+/// A start that waits for something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Waiting {
+    /// For what.
+    pub not_yet: NotYet,
+    /// When to try again, if by time.
+    pub until: Option<Instant>,
+}
+
+/// An action that failed and is tried again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Trouble {
+    /// A word for programs.
+    pub reason: &'static str,
+    /// The error.
+    pub message: String,
+}
+
+/// What a task remembers between its steps. All of it can be lost: after a restart it is read back or starts anew.
+#[derive(Clone, Debug)]
+pub(super) struct Memory {
+    /// The stop that is under way.
+    pub stopping: Option<Stopping>,
+    /// What the next start waits for.
+    pub waiting: Option<Waiting>,
+    /// Between starts: 1 s to 5 min.
+    pub starts: Backoff,
+    /// Between attempts to stop or undefine: 1 s to 30 s.
+    pub retries: Backoff,
+    /// Between attempts to get what a start needs: 1 s to 30 s.
+    pub needs: Backoff,
+    /// The last failure of what is tried again.
+    pub trouble: Option<Trouble>,
+    /// The highest epoch that this host has given up.
+    pub released: i64,
+    /// The power request that this task has acted for.
+    pub acted_for: Option<String>,
+    /// How the domain ended, as far as events have told.
+    pub end: End,
+    /// When the running domain was started, or first seen.
+    pub running_since: Option<Instant>,
+}
+
+impl Memory {
+    pub(super) fn new(released: i64) -> Self {
+        Self {
+            stopping: None,
+            waiting: None,
+            starts: Backoff::new(Duration::from_secs(1), Duration::from_secs(300)),
+            retries: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
+            needs: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
+            trouble: None,
+            released,
+            acted_for: None,
+            end: End::default(),
+            running_since: None,
+        }
+    }
+
+    /// The domain has ended: what follows for the next start. Returns why it ended.
+    pub(super) fn ended(&mut self, pending: Option<&str>, now: Instant) -> StopReason {
+        let requested = self.stopping.take().is_some();
+        let reason = std::mem::take(&mut self.end).reason(requested);
+        let ran = self.running_since.take().map_or(Duration::MAX, |since| now - since);
+        if ran >= GOOD_RUN {
+            self.starts.reset();
+        }
+        match reason {
+            StopReason::Requested => {
+                self.starts.reset();
+                self.acted_for = pending.map(str::to_owned);
+            }
+            StopReason::Crashed => self.starts.fail(now),
+            _ if ran < SHORT_RUN => self.starts.fail(now),
+            StopReason::HostRequest => self.starts.hold(now, AFTER_HOST_REQUEST),
+            StopReason::GuestShutdown | StopReason::Destroyed | StopReason::Unknown => {}
+        }
+        reason
+    }
+}
+
+/// How a domain ended, from the details of libvirt's events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct End {
+    /// Who asked QEMU to end.
+    pub shutdown: Option<ShutdownDetail>,
+    /// Why QEMU is gone.
+    pub stopped: Option<StoppedDetail>,
+    /// The guest's kernel panicked.
+    pub crashed: bool,
+}
+
+impl End {
+    /// Why it ended. `requested`: this task was stopping it.
+    fn reason(self, requested: bool) -> StopReason {
+        match (requested, self.stopped, self.shutdown) {
+            (true, _, _) => StopReason::Requested,
+            _ if self.crashed => StopReason::Crashed,
+            // QEMU's monitor closed without a word: it was killed, or it crashed.
+            (_, Some(StoppedDetail::Crashed | StoppedDetail::Failed), _) => StopReason::Crashed,
+            (_, Some(StoppedDetail::Shutdown) | None, Some(ShutdownDetail::Guest)) => StopReason::GuestShutdown,
+            (_, Some(StoppedDetail::Shutdown) | None, Some(ShutdownDetail::Host)) => StopReason::HostRequest,
+            // libvirt ends QEMU itself after `virsh save` and its kin: somebody else's word as well.
+            (
+                _,
+                Some(
+                    StoppedDetail::Destroyed
+                    | StoppedDetail::Saved
+                    | StoppedDetail::Migrated
+                    | StoppedDetail::FromSnapshot,
+                ),
+                _,
+            ) => StopReason::Destroyed,
+            _ => StopReason::Unknown,
+        }
+    }
+
+    /// Whether libvirt has said that QEMU is gone.
+    pub(super) fn is_known(self) -> bool {
+        self.stopped.is_some()
+    }
+}
+
+/// The next action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Nothing, until something changes or the time has come.
+    Rest(Phase, Option<Instant>),
+    /// The VM is not this host's any more: the task ends, and leaves everything as it is.
+    Leave,
+    /// Note in the status that the power request has been dealt with.
+    Answer(PowerResult),
+    /// Make everything real that the domain needs, define it and start it.
+    Start,
+    /// Ask the guest to shut down.
+    AskGuest,
+    /// End QEMU.
+    Destroy,
+    /// Remove the domain's definition and what belongs to it alone.
+    Undefine,
+    /// Note in the status that this epoch has been given up.
+    ReportReleased,
+    /// Remove what is left of a deleted VM, and say so.
+    ReportGone,
+}
+
+/// Where a VM stands, for its status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// The domain runs.
+    Running,
+    /// The domain is there, its CPUs stand.
+    Paused,
+    /// It is being started.
+    Starting,
+    /// The next start waits after a failure or a stop; the failure, if there was one.
+    BackingOff(Option<Trouble>),
+    /// It should run, and waits for its placement.
+    Scheduling,
+    /// It should run, and waits for something on this host.
+    Waiting(NotYet),
+    /// It is being stopped.
+    Stopping,
+    /// An action failed and is tried again.
+    Failing(Trouble),
+    /// It is off, as it should be.
+    Stopped,
+    /// The object is deleted, and nothing is left here.
+    Gone,
+    /// It was given up for another host.
+    Released,
+    /// Its domain has a higher epoch than its placement.
+    HeldElsewhere(i64),
+    /// libvirt cannot be reached.
+    Unreachable(String),
+}
+
+/// What the decision is made from.
+pub(super) struct View<'a> {
+    pub vm: &'a VirtualMachine,
+    /// The status, with what this task has not written yet.
+    pub status: &'a VirtualMachineStatus,
+    /// Name of this node.
+    pub node: &'a str,
+    /// The session of now.
+    pub session: Option<&'a str>,
+    pub seen: &'a Seen,
+    pub memory: &'a Memory,
+    pub now: Instant,
+}
+
+/// The next action.
+pub(super) fn next(view: &View<'_>) -> Step {
+    let View { vm, status, memory, .. } = *view;
+    if status.node_name.as_deref() != Some(view.node) {
+        return Step::Leave;
+    }
+    let placement = status.placement.clone().unwrap_or_default();
+    match view.seen {
+        Seen::Unreachable(why) => return Step::Rest(Phase::Unreachable(why.clone()), None),
+        Seen::Ours(found) if found.epoch > placement.epoch => {
+            return Step::Rest(Phase::HeldElsewhere(found.epoch), None);
+        }
+        _ => {}
+    }
+    if vm.metadata.deletion_timestamp.is_some() {
+        let gone = condition::is_true(&status.conditions, HOST_RELEASED);
+        return leave_host(view, if gone { Step::Rest(Phase::Gone, None) } else { Step::ReportGone });
+    }
+    if placement.release == Release::Stop {
+        let released = status.released_epoch == Some(placement.epoch);
+        return leave_host(view, if released { Step::Rest(Phase::Released, None) } else { Step::ReportReleased });
+    }
+    if let Some(result) = answer(&vm.spec, status, view.seen.is_active(), memory) {
+        return Step::Answer(result);
+    }
+    let request = pending(&vm.spec, status);
+    let restart = request.is_some_and(|request| request.action == PowerAction::Restart);
+    let force = request.is_some_and(|request| request.force && request.action != PowerAction::Start);
+    let wanted = should_run(&vm.spec, status);
+    match view.seen {
+        Seen::Ours(found) if found.state.is_active() => {
+            if !wanted || restart {
+                stop(view, force)
+            } else if matches!(found.state, DomainState::Paused | DomainState::Suspended) {
+                Step::Rest(Phase::Paused, None)
+            } else {
+                Step::Rest(Phase::Running, None)
+            }
+        }
+        _ if !wanted => Step::Rest(Phase::Stopped, None),
+        Seen::Foreign(what) => Step::Rest(Phase::Waiting(NotYet::on_change("NameTaken", what.clone())), None),
+        _ => start(view, &placement),
+    }
+}
+
+fn start(view: &View<'_>, placement: &PlacementStatus) -> Step {
+    let memory = view.memory;
+    let confirmed = placement.confirmed.is_some() && placement.confirmed.as_deref() == view.session;
+    if placement.pod_name.is_none() || !confirmed || placement.epoch <= memory.released {
+        return Step::Rest(Phase::Scheduling, None);
+    }
+    if let Some(until) = memory.starts.wait(view.now) {
+        return Step::Rest(Phase::BackingOff(memory.trouble.clone()), Some(until));
+    }
+    if let Some(waiting) = &memory.waiting
+        && waiting.until.is_none_or(|until| until > view.now)
+    {
+        return Step::Rest(Phase::Waiting(waiting.not_yet.clone()), waiting.until);
+    }
+    Step::Start
+}
+
+/// Stop, undefine, then `then`.
+fn leave_host(view: &View<'_>, then: Step) -> Step {
+    match view.seen {
+        Seen::Ours(found) if found.state.is_active() => {
+            let force = pending(&view.vm.spec, view.status)
+                .is_some_and(|request| request.force && request.action == PowerAction::Stop);
+            stop(view, force)
+        }
+        Seen::Ours(_) => tried_again(view).unwrap_or(Step::Undefine),
+        // What is not ours stays.
+        _ => tried_again(view).unwrap_or(then),
+    }
+}
+
+fn stop(view: &View<'_>, force: bool) -> Step {
+    if let Some(rest) = tried_again(view) {
+        return rest;
+    }
+    let grace = Duration::from_secs(u64::try_from(view.vm.spec.termination_grace_period_seconds).unwrap_or_default());
+    match view.memory.stopping {
+        _ if force || grace.is_zero() => Step::Destroy,
+        None => Step::AskGuest,
+        Some(stopping) => {
+            let (end, again) = (stopping.since + grace, stopping.asked + ASK_AGAIN);
+            if view.now >= end {
+                Step::Destroy
+            } else if view.now >= again {
+                Step::AskGuest
+            } else {
+                Step::Rest(Phase::Stopping, Some(end.min(again)))
+            }
+        }
+    }
+}
+
+/// The pause after an attempt that failed.
+fn tried_again(view: &View<'_>) -> Option<Step> {
+    let (until, trouble) = (view.memory.retries.wait(view.now)?, view.memory.trouble.clone()?);
+    Some(Step::Rest(Phase::Failing(trouble), Some(until)))
+}
+
+/// The answer to the power request that is pending, once it can be given.
+///
+/// A Restart is answered when the domain is off, before it is started again: a task that is killed in between finds the
+/// answer, and does not stop the new domain for the old request.
+fn answer(
+    spec: &VirtualMachineSpec,
+    status: &VirtualMachineStatus,
+    active: bool,
+    memory: &Memory,
+) -> Option<PowerResult> {
+    let request = pending(spec, status)?;
+    let acted = memory.acted_for.as_deref() == Some(request.id.as_str());
+    let done = if acted { PowerResult::Completed } else { PowerResult::AlreadyDone };
+    match (spec.run_strategy, request.action, active) {
+        (RunStrategy::Halted, PowerAction::Start | PowerAction::Restart, _) => Some(PowerResult::Failed),
+        (RunStrategy::Always, PowerAction::Stop, _) => Some(PowerResult::Failed),
+        (_, PowerAction::Stop, false) | (_, PowerAction::Start, true) => Some(done),
+        (_, PowerAction::Restart, false) => Some(PowerResult::Completed),
+        (_, PowerAction::Stop | PowerAction::Restart, true) | (_, PowerAction::Start, false) => None,
+    }
+}
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

@@ -1,0 +1,325 @@
+//! Everything that a domain needs, made real on this host, and the domain's XML.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{try_join_all, try_join3};
+use kubevmm_analyser::lower::{
+    Accelerator, CpuInput, CpuModel, DiskBus, DiskDevice, DiskInput, DomainInput, Firmware, Format, Machine, NicInput,
+    NicSource, lower,
+};
+use kubevmm_analyser::mark::Mark;
+use kubevmm_api::VirtualMachine;
+use kubevmm_api::common::{self, FirmwareType, MachineType};
+use kubevmm_api::effective::{EffectiveDisk, EffectiveNetwork, EffectiveSpec, MergeError, merge};
+use kubevmm_api::vm::{self, CloudInit, NicModel};
+use uuid::Uuid;
+
+use super::cluster::{Cluster, name_of};
+use super::domains::Identity;
+use crate::host::{DiskOnHost, Networks, NotYet, Retry, SeedInput, Seeds, Storage};
+
+/// Volume of the placement pod that holds the user data.
+const USER_DATA_VOLUME: &str = "volumes/kubernetes.io~secret/cloud-init-user-data";
+/// Name of the seed among the disks: no name that a user can give.
+const SEED_DISK: &str = "cloud_init";
+/// Bound of QEMU's cache of translated code: with more of it, a guest outgrows what its placement pod accounts for.
+const TCG_CACHE_MIB: u32 = 64;
+
+/// A domain that can be defined.
+pub(super) struct Prepared {
+    /// The merged spec that it was made from.
+    pub effective: EffectiveSpec,
+    /// Its XML.
+    pub xml: String,
+}
+
+/// What makes things real.
+#[derive(Clone)]
+pub(super) struct Makers {
+    pub storage: Arc<dyn Storage>,
+    pub networks: Arc<dyn Networks>,
+    pub seeds: Arc<dyn Seeds>,
+    /// The kubelet's directory of pods.
+    pub pods_dir: PathBuf,
+}
+
+/// The spec merged with its class.
+pub(super) fn effective(cluster: &dyn Cluster, vm: &VirtualMachine) -> Result<EffectiveSpec, NotYet> {
+    let (_, name) = name_of(vm);
+    let uid = vm.metadata.uid.as_deref().unwrap_or_default();
+    let class = match vm.spec.class_name.as_deref() {
+        None => None,
+        Some(class) => Some(cluster.class(class).ok_or_else(|| {
+            NotYet::on_change(
+                "ClassNotFound",
+                format!("there is no VirtualMachineClass {class}: create it, or correct spec.className"),
+            )
+        })?),
+    };
+    let merged = merge(name, uid, &vm.spec, class.as_ref(), cluster.default_network().as_deref());
+    merged.map_err(|error| {
+        let reason = match error {
+            MergeError::NoDefaultNetwork(_) => "NoDefaultNetwork",
+            MergeError::NoMemory | MergeError::Quantity(..) => "InvalidSpec",
+        };
+        NotYet::on_change(reason, error.to_string())
+    })
+}
+
+/// Makes disks, networks and seed real, all at once, and lowers the VM onto them.
+pub(super) async fn prepare(
+    cluster: &dyn Cluster,
+    makers: &Makers,
+    vm: &VirtualMachine,
+    identity: &Identity,
+) -> Result<Prepared, NotYet> {
+    let effective = effective(cluster, vm)?;
+    let (namespace, _) = name_of(vm);
+    let Some((accelerator, arch)) = cluster.machine() else {
+        let message = "the host's capabilities are being read";
+        return Err(NotYet { retry: Retry::After(Duration::from_millis(200)), ..NotYet::backoff("Starting", message) });
+    };
+    let disks = try_join_all(effective.disks.iter().map(|d| disk(cluster, makers, namespace, &identity.uid, d)));
+    let nics = try_join_all(effective.networks.iter().map(|nic| network(makers, namespace, nic)));
+    let (disks, nics, seed) = try_join3(disks, nics, seed(makers, vm, identity)).await?;
+    let mark = mark(vm, identity);
+    let input = domain(&effective, identity, mark, (accelerator, arch), disks, nics, seed)?;
+    Ok(Prepared { effective, xml: lower(&input).to_xml() })
+}
+
+fn mark(vm: &VirtualMachine, identity: &Identity) -> Mark {
+    let (namespace, name) = name_of(vm);
+    let placement = vm.status.as_ref().and_then(|status| status.placement.as_ref());
+    Mark {
+        cluster: identity.cluster.clone(),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        uid: identity.uid.clone(),
+        epoch: placement.map_or(0, |placement| placement.epoch),
+        generation: vm.metadata.generation.unwrap_or_default(),
+    }
+}
+
+async fn disk(
+    cluster: &dyn Cluster,
+    makers: &Makers,
+    namespace: &str,
+    vm_uid: &str,
+    disk: &EffectiveDisk,
+) -> Result<DiskOnHost, NotYet> {
+    let name = &disk.disk_name;
+    let object = cluster.disk(namespace, name).await.map_err(api_error)?.ok_or_else(|| {
+        NotYet::on_change(
+            "DiskNotFound",
+            format!("there is no VirtualMachineDisk {name}: create it, or correct spec.disks"),
+        )
+    })?;
+    let holder = object.status.as_ref().and_then(|status| status.used_by.as_ref());
+    match holder {
+        Some(holder) if holder.uid == vm_uid => makers.storage.ensure_disk(&object).await,
+        Some(holder) => Err(NotYet::on_change(
+            "DiskInUse",
+            format!("the VirtualMachineDisk {name} is used by the VM {}", holder.name),
+        )),
+        None => Err(NotYet::on_change("DiskNotClaimed", format!("the VirtualMachineDisk {name} is not yet this VM's"))),
+    }
+}
+
+async fn network(makers: &Makers, namespace: &str, nic: &EffectiveNetwork) -> Result<NicSource, NotYet> {
+    makers.networks.ensure(nic.kind, namespace, &nic.network_name).await
+}
+
+async fn seed(makers: &Makers, vm: &VirtualMachine, identity: &Identity) -> Result<Option<String>, NotYet> {
+    let Some(cloud_init) = &vm.spec.cloud_init else { return Ok(None) };
+    let (namespace, name) = name_of(vm);
+    let (user_data, network_data) = user_data(&makers.pods_dir, vm, cloud_init).await?;
+    let (namespace, name, uid) = (namespace.to_owned(), name.to_owned(), identity.uid.clone());
+    makers.seeds.put(&SeedInput { namespace, name, uid, user_data, network_data }).await.map(Some)
+}
+
+type Data = Option<Vec<u8>>;
+
+/// User data and network data: from the spec, or from the Secret that the kubelet has brought for the placement pod.
+async fn user_data(pods: &Path, vm: &VirtualMachine, cloud_init: &CloudInit) -> Result<(Data, Data), NotYet> {
+    let inline = |text: &Option<String>| text.as_ref().map(|text| text.clone().into_bytes());
+    let network_data = inline(&cloud_init.network_data);
+    let Some(secret) = &cloud_init.user_data_secret_name else {
+        return Ok((inline(&cloud_init.user_data), network_data));
+    };
+    let placement = vm.status.as_ref().and_then(|status| status.placement.as_ref());
+    let missing = |what: &str| {
+        let (namespace, _) = name_of(vm);
+        NotYet::backoff(
+            "SecretNotFound",
+            format!("{what}: create the Secret {namespace}/{secret} with the key userData, or correct spec.cloudInit"),
+        )
+    };
+    let pod =
+        placement.and_then(|p| p.pod_uid.as_deref()).ok_or_else(|| missing("the placement pod is not known yet"))?;
+    // The uid is a path segment.
+    let pod = Uuid::parse_str(pod).map_err(|_| missing("the placement pod has no uid"))?;
+    let directory = pods.join(pod.to_string()).join(USER_DATA_VOLUME);
+    let user_data = read(&directory.join("userData")).await?.ok_or_else(|| {
+        missing("the Secret is not in the placement pod (the kubelet brings it within about a minute of its creation)")
+    })?;
+    Ok((Some(user_data), network_data.or(read(&directory.join("networkData")).await?)))
+}
+
+async fn read(path: &Path) -> Result<Data, NotYet> {
+    match tokio::fs::read(path).await {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(NotYet::backoff("SecretNotReadable", format!("cannot read {}: {error}", path.display()))),
+    }
+}
+
+fn api_error(error: crate::Error) -> NotYet {
+    NotYet::backoff("ApiUnavailable", error.to_string())
+}
+
+fn domain(
+    effective: &EffectiveSpec,
+    identity: &Identity,
+    mark: Mark,
+    (accelerator, arch): (common::Accelerator, String),
+    disks: Vec<DiskOnHost>,
+    nics: Vec<NicSource>,
+    seed: Option<String>,
+) -> Result<DomainInput, NotYet> {
+    let accelerator = match accelerator {
+        common::Accelerator::KVM => Accelerator::Kvm,
+        common::Accelerator::TCG => Accelerator::Tcg { tb_cache_mib: Some(TCG_CACHE_MIB) },
+    };
+    let memory = effective.memory.bytes();
+    let memory_bytes =
+        memory.map_err(|error| NotYet::on_change("InvalidSpec", format!("spec.memory.size: {error}")))?;
+    // The bus that the guest boots from is one that it can read.
+    let seed_bus = effective.disks.first().map_or(DiskBus::Virtio, |disk| bus(disk.bus));
+    let mut inputs: Vec<_> = effective.disks.iter().zip(disks).map(|(disk, host)| disk_input(disk, host)).collect();
+    inputs.extend(seed.map(|path| DiskInput {
+        name: SEED_DISK.into(),
+        path,
+        format: Format::Raw,
+        device: DiskDevice::Disk,
+        bus: seed_bus,
+        // AHCI has no read-only disks, only CD-ROMs.
+        read_only: seed_bus != DiskBus::Sata,
+        boot_order: None,
+        serial: None,
+    }));
+    Ok(DomainInput {
+        name: identity.name.clone(),
+        uuid: identity.uuid,
+        mark,
+        accelerator,
+        machine: match effective.machine {
+            MachineType::Q35 => Machine::Q35,
+            MachineType::Pc => Machine::Pc,
+        },
+        arch,
+        emulator: None,
+        cpu: CpuInput { vcpus: effective.cores, max_vcpus: effective.cores, model: CpuModel::default_for(accelerator) },
+        memory_bytes,
+        firmware: match effective.firmware {
+            FirmwareType::Bios => Firmware::Bios,
+        },
+        disks: inputs,
+        nics: effective.networks.iter().zip(nics).map(|(nic, source)| nic_input(nic, source)).collect(),
+    })
+}
+
+fn disk_input(disk: &EffectiveDisk, host: DiskOnHost) -> DiskInput {
+    DiskInput {
+        name: disk.name.clone(),
+        path: host.path,
+        format: host.format,
+        device: DiskDevice::Disk,
+        bus: bus(disk.bus),
+        read_only: host.read_only,
+        boot_order: disk.boot_order,
+        serial: None,
+    }
+}
+
+fn nic_input(nic: &EffectiveNetwork, source: NicSource) -> NicInput {
+    let model = match nic.model {
+        NicModel::Virtio => "virtio",
+        NicModel::E1000e => "e1000e",
+    };
+    NicInput { name: nic.name.clone(), source, mac: nic.mac_address.clone(), model: model.into(), boot_order: None }
+}
+
+fn bus(bus: vm::DiskBus) -> DiskBus {
+    match bus {
+        vm::DiskBus::Virtio => DiskBus::Virtio,
+        vm::DiskBus::Scsi => DiskBus::Scsi,
+        vm::DiskBus::Sata => DiskBus::Sata,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kubevmm_api::effective::merge;
+
+    const POD: &str = "b3a1c7d2-0000-4000-8000-000000000001";
+
+    fn vm(yaml: &str) -> VirtualMachine {
+        serde_yaml_ng::from_str(yaml).unwrap()
+    }
+
+    fn with_secret() -> VirtualMachine {
+        vm(&format!(
+            "{{metadata: {{name: web, namespace: shop}}, spec: {{cloudInit: {{userDataSecretName: seed}}}}, status: {{placement: {{epoch: 1, podUID: {POD}}}}}}}"
+        ))
+    }
+
+    #[tokio::test]
+    async fn user_data_comes_from_the_spec_or_from_the_pods_secret() {
+        let pods = tempfile::tempdir().unwrap();
+        let inline = vm("{metadata: {name: web}, spec: {cloudInit: {userData: '#cloud-config', networkData: n}}}");
+        let read = user_data(pods.path(), &inline, inline.spec.cloud_init.as_ref().unwrap()).await;
+        assert_eq!(read, Ok((Some(b"#cloud-config".to_vec()), Some(b"n".to_vec()))));
+
+        let vm = with_secret();
+        let missing = user_data(pods.path(), &vm, vm.spec.cloud_init.as_ref().unwrap()).await.unwrap_err();
+        assert_eq!((missing.reason, missing.retry), ("SecretNotFound", Retry::Backoff));
+        assert!(missing.message.contains("shop/seed"), "{}", missing.message);
+
+        let directory = pods.path().join(POD).join(USER_DATA_VOLUME);
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("userData"), "secret").unwrap();
+        let read = user_data(pods.path(), &vm, vm.spec.cloud_init.as_ref().unwrap()).await;
+        assert_eq!(read, Ok((Some(b"secret".to_vec()), None)));
+    }
+
+    #[tokio::test]
+    async fn a_pod_uid_that_is_no_uid_opens_no_file() {
+        let mut vm = with_secret();
+        vm.status.as_mut().unwrap().placement.as_mut().unwrap().pod_uid = Some("../..".into());
+        let refused = user_data(Path::new("/"), &vm, vm.spec.cloud_init.as_ref().unwrap()).await;
+        assert_eq!(refused.unwrap_err().reason, "SecretNotFound");
+    }
+
+    #[test]
+    fn the_domain_of_a_vm() {
+        let vm = vm(
+            "{metadata: {name: web, namespace: shop}, spec: {cpu: {cores: 2}, memory: {size: 1Gi}, disks: [{name: root, diskName: d, bus: scsi, bootOrder: 1}], networks: [{name: lan, macAddress: '02:00:00:00:00:01'}]}}",
+        );
+        let effective = merge("web", POD, &vm.spec, None, Some("lan")).unwrap();
+        let uuid = Uuid::parse_str(POD).unwrap();
+        let identity = Identity { name: "shop.web".into(), uuid, cluster: "c".into(), uid: POD.into() };
+        let disks = vec![DiskOnHost { path: "/p/v".into(), format: Format::Qcow2, read_only: false }];
+        let nics = vec![NicSource::Network(".lan".into())];
+        let machine = (common::Accelerator::TCG, "x86_64".to_owned());
+        let input =
+            domain(&effective, &identity, mark(&vm, &identity), machine, disks, nics, Some("/s".into())).unwrap();
+        assert_eq!((input.memory_bytes, input.cpu.vcpus), (1 << 30, 2));
+        assert_eq!(input.cpu.model, CpuModel::Maximum);
+        assert_eq!((input.disks[0].name.as_str(), input.disks[0].boot_order), ("root", Some(1)));
+        assert_eq!((input.disks[1].path.as_str(), input.disks[1].bus), ("/s", DiskBus::Scsi));
+        assert_eq!(input.nics[0].source, NicSource::Network(".lan".into()));
+    }
+}

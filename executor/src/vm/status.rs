@@ -1,0 +1,364 @@
+//! The executor's part of a VM's status, as a pure function of what is known.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kubevmm_analyser::lower::alias;
+use kubevmm_api::VirtualMachine;
+use kubevmm_api::condition::{
+    ADDRESSES_KNOWN, AGENT_CONNECTED, HOST_RELEASED, READY, RESTART_REQUIRED, Wanted, is_true,
+};
+use kubevmm_api::effective::{EffectiveSpec, differing_paths};
+use kubevmm_api::vm::{
+    DiskStatus, DomainStatus, InterfaceStatus, LastPowerRequest, LastStop, StopReason, VirtualMachineStatus,
+};
+
+use super::addresses;
+use super::decide::{Phase, Seen};
+use super::domains::{Details, Identity};
+use crate::host::NotYet;
+
+/// The conditions that the executor writes.
+const CONDITIONS: [&str; 5] = [READY, RESTART_REQUIRED, AGENT_CONNECTED, ADDRESSES_KNOWN, HOST_RELEASED];
+
+/// What this task knows and the API server does not have yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Unwritten {
+    pub last_stop: Option<LastStop>,
+    pub last_power_request: Option<LastPowerRequest>,
+    pub released_epoch: Option<i64>,
+    pub effective: Option<EffectiveSpec>,
+    pub start_time: Option<Time>,
+    pub host_released: bool,
+}
+
+impl Unwritten {
+    /// The status with this over it.
+    pub(super) fn over(&self, status: &VirtualMachineStatus, now: &Time) -> VirtualMachineStatus {
+        let mut status = status.clone();
+        status.last_stop = self.last_stop.clone().or(status.last_stop);
+        status.last_power_request = self.last_power_request.clone().or(status.last_power_request);
+        status.released_epoch = self.released_epoch.or(status.released_epoch);
+        status.effective = self.effective.clone().or(status.effective);
+        if self.host_released && !is_true(&status.conditions, HOST_RELEASED) {
+            let released = released().over(&status.conditions, None, now);
+            status.conditions.retain(|condition| condition.type_ != HOST_RELEASED);
+            status.conditions.push(released);
+        }
+        status
+    }
+}
+
+fn released() -> Wanted {
+    Wanted::yes(HOST_RELEASED, "Released", "nothing of the VM is left on its host")
+}
+
+/// What is known of the running guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Guest {
+    pub details: Details,
+    pub interfaces: Vec<InterfaceStatus>,
+}
+
+/// What the status is made from.
+pub(super) struct Facts<'a> {
+    pub vm: &'a VirtualMachine,
+    pub identity: &'a Identity,
+    pub unwritten: &'a Unwritten,
+    pub seen: &'a Seen,
+    pub phase: &'a Phase,
+    pub guest: &'a Guest,
+    /// The merged spec of now.
+    pub wanted: &'a Result<EffectiveSpec, NotYet>,
+    pub now: &'a Time,
+}
+
+/// The executor's part of the status.
+pub(super) fn render(facts: &Facts<'_>) -> VirtualMachineStatus {
+    let there = facts.vm.status.clone().unwrap_or_default();
+    let status = facts.unwritten.over(&there, facts.now);
+    let active = facts.seen.is_active();
+    let reachable = !matches!(facts.seen, Seen::Unreachable(_));
+    let defined = matches!(facts.seen, Seen::Ours(_)) || !reachable;
+    let effective = status.effective.clone().or_else(|| facts.wanted.clone().ok()).filter(|_| defined);
+    let domain = domain(facts, &status);
+    let interfaces = match (&effective, active) {
+        _ if !reachable => status.interfaces.clone(),
+        (Some(_), true) => facts.guest.interfaces.clone(),
+        (Some(effective), false) => addresses::without_addresses(&effective.networks),
+        (None, _) => Vec::new(),
+    };
+    let disks = match &effective {
+        Some(effective) if active => disks(effective, &facts.guest.details.targets),
+        Some(_) => status.disks.clone(),
+        None => Vec::new(),
+    };
+    let mut wanted = vec![
+        ready(facts.phase, status.last_stop.as_ref()),
+        restart_required(facts, effective.as_ref()),
+        agent_connected(facts),
+        addresses_known(facts, &interfaces),
+    ];
+    if is_true(&status.conditions, HOST_RELEASED) {
+        wanted.push(released());
+    }
+    let generation = facts.vm.metadata.generation;
+    let conditions = wanted.iter().map(|wanted| wanted.over(&there.conditions, generation, facts.now)).collect();
+    VirtualMachineStatus {
+        observed_generation: generation,
+        printable_status: Some(printable(facts).to_owned()),
+        domain,
+        released_epoch: status.released_epoch,
+        interfaces,
+        disks,
+        effective,
+        last_stop: status.last_stop,
+        last_power_request: status.last_power_request,
+        conditions,
+        ..Default::default()
+    }
+}
+
+/// The executor's part of a status that was read, to compare with what it should be.
+pub(super) fn own_part(status: &VirtualMachineStatus) -> VirtualMachineStatus {
+    let mut own = status.clone();
+    own.node_name = None;
+    own.placement = None;
+    own.conditions.retain(|condition| CONDITIONS.contains(&condition.type_.as_str()));
+    own.conditions.sort_by_key(|condition| CONDITIONS.iter().position(|kind| *kind == condition.type_));
+    own
+}
+
+fn domain(facts: &Facts<'_>, status: &VirtualMachineStatus) -> Option<DomainStatus> {
+    match facts.seen {
+        // What was there is not known to have gone.
+        Seen::Unreachable(_) => status.domain.clone(),
+        Seen::Absent | Seen::Foreign(_) => None,
+        Seen::Ours(found) => Some(DomainStatus {
+            name: facts.identity.name.clone(),
+            uuid: facts.identity.uuid.to_string(),
+            epoch: found.epoch,
+            state: found.state,
+            generation: Some(found.generation),
+            start_time: facts
+                .unwritten
+                .start_time
+                .clone()
+                .or_else(|| status.domain.as_ref().and_then(|domain| domain.start_time.clone())),
+        }),
+    }
+}
+
+fn disks(effective: &EffectiveSpec, targets: &BTreeMap<String, String>) -> Vec<DiskStatus> {
+    let status = |disk: &kubevmm_api::effective::EffectiveDisk| {
+        let target = targets.get(&alias(&disk.name))?.clone();
+        Some(DiskStatus { name: disk.name.clone(), disk_name: disk.disk_name.clone(), target })
+    };
+    effective.disks.iter().filter_map(status).collect()
+}
+
+fn printable(facts: &Facts<'_>) -> &'static str {
+    let deleting = facts.vm.metadata.deletion_timestamp.is_some();
+    match facts.phase {
+        Phase::Unreachable(_) | Phase::HeldElsewhere(_) => "Unknown",
+        _ if deleting => "Terminating",
+        Phase::Running => "Running",
+        Phase::Paused => "Paused",
+        Phase::Starting | Phase::BackingOff(_) => "Starting",
+        Phase::Scheduling | Phase::Released => "Scheduling",
+        Phase::Waiting(_) => "Provisioning",
+        Phase::Stopping | Phase::Failing(_) => "Stopping",
+        Phase::Stopped => "Stopped",
+        Phase::Gone => "Terminating",
+    }
+}
+
+fn ready(phase: &Phase, last_stop: Option<&LastStop>) -> Wanted {
+    match phase {
+        Phase::Running => Wanted::yes(READY, "Running", "the domain runs"),
+        Phase::Paused => Wanted::no(READY, "Paused", "the domain is paused: `virsh resume` on its host lets it go on"),
+        Phase::Starting => Wanted::no(READY, "Starting", "the domain is being started"),
+        Phase::BackingOff(Some(trouble)) => Wanted::no(READY, trouble.reason, trouble.message.clone()),
+        Phase::BackingOff(None) => {
+            let message = format!("{}; it is started again after a pause", stopped(last_stop));
+            Wanted::no(READY, "Restarting", message)
+        }
+        Phase::Scheduling => Wanted::no(READY, "Scheduling", "waits for its placement: see the condition Scheduled"),
+        Phase::Waiting(not_yet) => Wanted::no(READY, not_yet.reason, not_yet.message.clone()),
+        Phase::Stopping => Wanted::no(READY, "Stopping", "the guest has been asked to shut down"),
+        Phase::Failing(trouble) => Wanted::no(READY, trouble.reason, trouble.message.clone()),
+        Phase::Stopped => Wanted::no(READY, "Stopped", stopped(last_stop)),
+        Phase::Gone | Phase::Released => Wanted::no(READY, "Released", "nothing of the VM is left on this host"),
+        Phase::HeldElsewhere(epoch) => Wanted::unknown(
+            READY,
+            "HeldElsewhere",
+            format!("the domain on this host has the higher epoch {epoch}: the controller takes it over"),
+        ),
+        Phase::Unreachable(why) => Wanted::unknown(READY, "LibvirtUnavailable", why.clone()),
+    }
+}
+
+fn stopped(last_stop: Option<&LastStop>) -> &'static str {
+    match last_stop.map(|stop| stop.reason) {
+        None => "the VM is off",
+        Some(StopReason::GuestShutdown) => "the guest has shut down",
+        Some(StopReason::Requested) => "the VM was stopped as asked for",
+        Some(StopReason::Crashed) => "the guest or QEMU has crashed",
+        Some(StopReason::HostRequest) => "the host has asked QEMU to end",
+        Some(StopReason::Destroyed) => "somebody else has destroyed the domain",
+        Some(StopReason::Unknown) => "the domain ended while nobody watched",
+    }
+}
+
+fn restart_required(facts: &Facts<'_>, effective: Option<&EffectiveSpec>) -> Wanted {
+    let (Some(running), true) = (effective, facts.seen.is_active()) else {
+        return Wanted::no(RESTART_REQUIRED, "NotRunning", "the next start takes the spec as it is then");
+    };
+    match facts.wanted {
+        Ok(wanted) => match differing_paths(running, wanted) {
+            paths if paths.is_empty() => Wanted::no(RESTART_REQUIRED, "UpToDate", "the domain is as the spec says"),
+            paths => {
+                let message = format!("changed, and taken at the next start: {}", paths.join(", "));
+                Wanted::yes(RESTART_REQUIRED, "SpecChanged", message)
+            }
+        },
+        Err(not_yet) => Wanted::unknown(RESTART_REQUIRED, not_yet.reason, not_yet.message.clone()),
+    }
+}
+
+fn agent_connected(facts: &Facts<'_>) -> Wanted {
+    match facts.seen {
+        Seen::Unreachable(why) => Wanted::unknown(AGENT_CONNECTED, "LibvirtUnavailable", why.clone()),
+        seen if !seen.is_active() => Wanted::no(AGENT_CONNECTED, "NotRunning", ""),
+        _ if facts.guest.details.agent_connected => {
+            Wanted::yes(AGENT_CONNECTED, "Connected", "the guest agent answers")
+        }
+        _ => Wanted::no(AGENT_CONNECTED, "NotConnected", "no qemu-guest-agent answers in the guest"),
+    }
+}
+
+fn addresses_known(facts: &Facts<'_>, interfaces: &[InterfaceStatus]) -> Wanted {
+    let unknown: Vec<_> = interfaces.iter().filter(|i| i.addresses.is_empty()).map(|i| i.name.as_str()).collect();
+    match facts.seen {
+        Seen::Unreachable(why) => Wanted::unknown(ADDRESSES_KNOWN, "LibvirtUnavailable", why.clone()),
+        seen if !seen.is_active() => Wanted::no(ADDRESSES_KNOWN, "NotRunning", ""),
+        _ if interfaces.is_empty() => Wanted::yes(ADDRESSES_KNOWN, "NoInterfaces", "the VM has no network interface"),
+        _ if unknown.is_empty() => Wanted::yes(ADDRESSES_KNOWN, "Known", "each interface has an address"),
+        _ => {
+            let message = format!("no address is known of: {}", unknown.join(", "));
+            Wanted::no(ADDRESSES_KNOWN, "WaitingForAddresses", message)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::decide::Found;
+    use k8s_openapi::jiff::Timestamp;
+    use kubevmm_api::condition;
+    use kubevmm_api::effective::merge;
+    use kubevmm_api::vm::DomainState;
+    use uuid::Uuid;
+
+    const UID: &str = "b3a1c7d2-0000-4000-8000-000000000001";
+
+    fn at(second: i64) -> Time {
+        Time(Timestamp::from_second(second).unwrap())
+    }
+
+    fn vm(spec: &str) -> VirtualMachine {
+        let yaml = format!(
+            "{{metadata: {{name: web, namespace: shop, uid: {UID}, generation: 3}}, spec: {spec}, status: {{nodeName: n1}}}}"
+        );
+        serde_yaml_ng::from_str(&yaml).unwrap()
+    }
+
+    fn of(vm: &VirtualMachine, seen: &Seen, phase: &Phase, unwritten: &Unwritten, second: i64) -> VirtualMachineStatus {
+        let uuid = Uuid::parse_str(UID).unwrap();
+        let identity = Identity { name: "shop.web".into(), uuid, cluster: "c".into(), uid: UID.into() };
+        let wanted =
+            merge("web", UID, &vm.spec, None, None).map_err(|e| NotYet::on_change("InvalidSpec", e.to_string()));
+        let guest = Guest::default();
+        let now = at(second);
+        render(&Facts { vm, identity: &identity, unwritten, seen, phase, guest: &guest, wanted: &wanted, now: &now })
+    }
+
+    fn running() -> Seen {
+        Seen::Ours(Found { epoch: 1, generation: 3, state: DomainState::Running })
+    }
+
+    fn reason<'a>(status: &'a VirtualMachineStatus, kind: &str) -> (&'a str, &'a str) {
+        let condition = condition::find(&status.conditions, kind).unwrap();
+        (condition.status.as_str(), condition.reason.as_str())
+    }
+
+    #[test]
+    fn what_is_written_is_not_written_again() {
+        let mut vm = vm("{memory: {size: 1Gi}}");
+        let unwritten = Unwritten { start_time: Some(at(5)), ..Default::default() };
+        let first = of(&vm, &running(), &Phase::Running, &unwritten, 10);
+        assert_eq!(reason(&first, READY), ("True", "Running"));
+        assert_eq!(first.printable_status.as_deref(), Some("Running"));
+        let mut read = first.clone();
+        read.node_name = Some("n1".into());
+        read.conditions.reverse();
+        read.conditions.push(Wanted::yes(condition::SCHEDULED, "Placed", "").over(&[], None, &at(1)));
+        vm.status = Some(read.clone());
+        let again = of(&vm, &running(), &Phase::Running, &Unwritten::default(), 20);
+        assert_eq!(own_part(&read), again);
+    }
+
+    #[test]
+    fn a_change_of_the_spec_is_named_by_its_paths() {
+        let mut vm = vm("{memory: {size: 2Gi}}");
+        let before = merge("web", UID, &serde_yaml_ng::from_str("{memory: {size: 1Gi}}").unwrap(), None, None).unwrap();
+        vm.status.as_mut().unwrap().effective = Some(before);
+        let status = of(&vm, &running(), &Phase::Running, &Unwritten::default(), 1);
+        let condition = condition::find(&status.conditions, RESTART_REQUIRED).unwrap();
+        assert_eq!(condition.status, "True");
+        assert!(condition.message.ends_with("memory"), "{}", condition.message);
+        let off = of(&vm, &Seen::Absent, &Phase::Stopped, &Unwritten::default(), 1);
+        assert_eq!(reason(&off, RESTART_REQUIRED), ("False", "NotRunning"));
+        assert_eq!((off.effective, off.domain), (None, None));
+    }
+
+    #[test]
+    fn while_libvirt_is_away_the_domain_is_not_denied() {
+        let mut vm = vm("{memory: {size: 1Gi}}");
+        let before = of(&vm, &running(), &Phase::Running, &Unwritten::default(), 1);
+        vm.status = Some(before.clone());
+        let away = Seen::Unreachable("no socket".into());
+        let status = of(&vm, &away, &Phase::Unreachable("no socket".into()), &Unwritten::default(), 2);
+        assert_eq!((&status.domain, &status.effective), (&before.domain, &before.effective));
+        assert_eq!(reason(&status, READY), ("Unknown", "LibvirtUnavailable"));
+        assert_eq!(status.printable_status.as_deref(), Some("Unknown"));
+    }
+
+    #[test]
+    fn a_deleted_vm_says_when_nothing_is_left() {
+        let mut vm = vm("{memory: {size: 1Gi}}");
+        vm.metadata.deletion_timestamp = Some(at(1));
+        let unwritten = Unwritten { host_released: true, ..Default::default() };
+        let status = of(&vm, &Seen::Absent, &Phase::Gone, &unwritten, 2);
+        assert_eq!(reason(&status, HOST_RELEASED), ("True", "Released"));
+        assert_eq!(status.printable_status.as_deref(), Some("Terminating"));
+        let before = of(&vm, &running(), &Phase::Stopping, &Unwritten::default(), 2);
+        assert_eq!(condition::find(&before.conditions, HOST_RELEASED), None);
+    }
+
+    #[test]
+    fn interfaces_without_addresses_are_named() {
+        let vm = vm("{memory: {size: 1Gi}, networks: [{name: lan, network: {name: a}}]}");
+        let status = of(
+            &vm,
+            &Seen::Ours(Found { epoch: 1, generation: 3, state: DomainState::Shutoff }),
+            &Phase::Stopped,
+            &Unwritten::default(),
+            1,
+        );
+        assert_eq!(status.interfaces[0].name, "lan");
+        assert!(status.interfaces[0].addresses.is_empty());
+        assert_eq!(reason(&status, ADDRESSES_KNOWN), ("False", "NotRunning"));
+    }
+}

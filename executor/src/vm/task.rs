@@ -1,0 +1,569 @@
+//! The task of one VM: its queue, what it remembers, and the loop that decides and acts until there is nothing to do.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kubevmm_api::power::pending;
+use kubevmm_api::vm::{InterfaceStatus, LastStop, VirtualMachineStatus};
+use kubevmm_api::{VirtualMachine, names};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::addresses::{self, Schedule};
+use super::backoff::Backoff;
+use super::cluster::{Cluster, name_of};
+use super::decide::{End, Memory, Phase, Seen, Step, Trouble, View, next};
+use super::domains::{Domains, Identity};
+use super::prepare::{Makers, effective};
+use super::status::{Facts, Guest, Unwritten, own_part, render};
+use crate::Error;
+use crate::api::{is_conflict, is_not_found};
+use crate::host::Retry;
+use crate::libvirt::{self, DomainEvent, GuestRequest, Lifecycle};
+
+/// More steps than any path through the states takes; a bug must not spin.
+const MAX_STEPS: usize = 20;
+/// The pause before libvirt or the API server is asked again.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// How long an end that was seen waits for the event that says why.
+const END_EVENT: Duration = Duration::from_millis(500);
+
+/// What reaches a task.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// The VM, new or changed. `listed`: it comes from a list, which is never older than what this task knows.
+    Object { vm: Arc<VirtualMachine>, listed: bool },
+    /// The VM has left the watch of this node's: look before anything is done.
+    Left,
+    /// libvirt's event about a domain of this VM's name.
+    Domain(DomainEvent),
+    /// libvirt is back, or gone, or events were lost: read everything anew.
+    Reread,
+    /// Something has changed that a start may wait for.
+    Changed,
+    /// A new session.
+    Session,
+    /// What became of a request to shut down.
+    Asked(GuestRequest, libvirt::Result<()>),
+    /// What is known of the addresses of the run with this number.
+    Addresses(u64, Vec<InterfaceStatus>),
+}
+
+/// What all tasks share.
+#[derive(Clone)]
+pub(super) struct Hands {
+    pub node: Arc<str>,
+    pub cluster_id: Arc<str>,
+    pub domains: Arc<dyn Domains>,
+    pub cluster: Arc<dyn Cluster>,
+    pub makers: Makers,
+    pub released: Released,
+}
+
+/// The epochs that this host has given up, by uid: never started again, whatever a restored API server says.
+#[derive(Clone, Default)]
+pub(super) struct Released(Arc<Mutex<HashMap<String, i64>>>);
+
+impl Released {
+    fn highest(&self, uid: &str) -> i64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(uid).copied().unwrap_or_default()
+    }
+
+    fn note(&self, uid: &str, epoch: i64) {
+        let mut released = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let highest = released.entry(uid.to_owned()).or_default();
+        *highest = epoch.max(*highest);
+    }
+
+    fn forget(&self, uid: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+}
+
+/// The task of one VM.
+pub(super) struct Task {
+    pub(super) hands: Hands,
+    pub(super) vm: Arc<VirtualMachine>,
+    pub(super) identity: Identity,
+    inbox: mpsc::UnboundedReceiver<Input>,
+    /// Answers of this task's own jobs.
+    jobs: (mpsc::UnboundedSender<Input>, mpsc::UnboundedReceiver<Input>),
+    /// What libvirt has; `None` when it must be read.
+    pub(super) seen: Option<Seen>,
+    look_at: Option<Instant>,
+    /// The API server must be asked whether the VM is still this host's.
+    left: Option<Instant>,
+    /// Whether the domain ran when it was last seen; `None` before the first look.
+    was_active: Option<bool>,
+    pub(super) memory: Memory,
+    pub(super) unwritten: Unwritten,
+    pub(super) guest: Guest,
+    details_stale: bool,
+    addresses: Schedule,
+    asking: bool,
+    /// The number of the run that is seen, to tell late answers.
+    run: u64,
+    pub(super) phase: Phase,
+    /// The reason of the last wait that an Event was sent for.
+    pub(super) last_waited_for: Option<&'static str>,
+    writes: Backoff,
+    renew_due: bool,
+}
+
+impl Task {
+    pub(super) fn new(hands: Hands, vm: Arc<VirtualMachine>, inbox: mpsc::UnboundedReceiver<Input>) -> Self {
+        let identity = identity(&hands, &vm);
+        let memory = Memory::new(hands.released.highest(&identity.uid));
+        Self {
+            hands,
+            vm,
+            identity,
+            inbox,
+            jobs: mpsc::unbounded_channel(),
+            seen: None,
+            look_at: None,
+            left: None,
+            was_active: None,
+            memory,
+            unwritten: Unwritten::default(),
+            guest: Guest::default(),
+            details_stale: false,
+            addresses: Schedule::default(),
+            asking: false,
+            run: 0,
+            phase: Phase::Scheduling,
+            last_waited_for: None,
+            writes: Backoff::new(Duration::from_secs(1), Duration::from_secs(5)),
+            renew_due: false,
+        }
+    }
+
+    /// Runs until the VM is not this host's any more.
+    pub(super) async fn run(mut self) {
+        loop {
+            if self.left.is_some_and(|at| at <= Instant::now()) && self.look_for_vm().await.is_none() {
+                return;
+            }
+            let Some(until) = self.settle().await else { return };
+            self.ask_addresses();
+            let wrote = self.write_status().await;
+            if wrote.is_err_and(|error| is_not_found(&error) || is_conflict(&error)) {
+                self.left.get_or_insert_with(Instant::now);
+            }
+            self.renew_after_release().await;
+            if !self.wait(until).await {
+                return;
+            }
+        }
+    }
+
+    /// Decides and acts until there is nothing to do; returns when there will be. `None`: the task ends.
+    async fn settle(&mut self) -> Option<Option<Instant>> {
+        for _ in 0..MAX_STEPS {
+            self.look().await;
+            self.read_details().await;
+            let step = self.next_step();
+            tracing::debug!(?step, "next step");
+            match step {
+                Step::Rest(phase, until) => {
+                    if matches!(phase, Phase::Running | Phase::Paused) {
+                        // A stop that is not wanted any more.
+                        self.memory.stopping = None;
+                    }
+                    self.phase = phase;
+                    return Some(until);
+                }
+                Step::Leave => return None,
+                step => self.act(step).await,
+            }
+        }
+        tracing::error!("no end of steps: trying again after a pause");
+        Some(Some(Instant::now() + LOOK_AGAIN))
+    }
+
+    /// Whether the domain may be started now, by what is known now.
+    pub(super) fn may_start(&self) -> bool {
+        self.next_step() == Step::Start
+    }
+
+    /// The VM is not what it was: the API server must be asked.
+    pub(super) fn note_left(&mut self) {
+        self.left = Some(Instant::now());
+    }
+
+    fn next_step(&self) -> Step {
+        let status = self.status();
+        let session = self.hands.cluster.session();
+        let unknown = Seen::Unreachable("libvirt has not been asked yet".into());
+        next(&View {
+            vm: &self.vm,
+            status: &status,
+            node: &self.hands.node,
+            session: session.as_deref(),
+            seen: self.seen.as_ref().unwrap_or(&unknown),
+            memory: &self.memory,
+            now: Instant::now(),
+        })
+    }
+
+    /// The status with what has not been written yet.
+    pub(super) fn status(&self) -> VirtualMachineStatus {
+        self.unwritten.over(&self.vm.status.clone().unwrap_or_default(), &now())
+    }
+
+    /// Reads what libvirt has, if that is not known, and notes what follows from a change.
+    async fn look(&mut self) {
+        if self.seen.is_some() && self.look_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        let seen = self.hands.domains.look(&self.identity).await;
+        self.look_at = seen.is_err().then(|| Instant::now() + LOOK_AGAIN);
+        let seen = seen.unwrap_or_else(|error| Seen::Unreachable(error.to_string()));
+        let reachable = !matches!(seen, Seen::Unreachable(_));
+        let active = seen.is_active();
+        self.seen = Some(seen);
+        if !reachable {
+            return;
+        }
+        let first = self.was_active.is_none();
+        let domain = self.vm.status.as_ref().and_then(|status| status.domain.as_ref());
+        let before = self.was_active.unwrap_or_else(|| domain.is_some_and(|domain| domain.state.is_active()));
+        self.was_active = Some(active);
+        match (before, active) {
+            (_, true) if first => self.note_run(),
+            (false, true) => self.note_run(),
+            (true, false) => self.note_end(first).await,
+            _ => {}
+        }
+    }
+
+    /// The domain runs, since now or since before this task.
+    fn note_run(&mut self) {
+        let now = Instant::now();
+        self.run += 1;
+        self.memory.running_since = Some(now);
+        self.details_stale = true;
+        let there = self.vm.status.as_ref().map(|status| status.interfaces.clone()).unwrap_or_default();
+        let nics = self.nics();
+        let known = nics.len() == there.len()
+            && nics.iter().zip(&there).all(|(nic, known)| nic.mac_address == known.mac_address)
+            && addresses::all_known(&there);
+        self.guest.interfaces = if known { there } else { addresses::without_addresses(&nics) };
+        if known || nics.is_empty() {
+            self.addresses.stop();
+        } else {
+            self.addresses.restart(now);
+        }
+    }
+
+    /// The domain has ended.
+    async fn note_end(&mut self, nobody_watched: bool) {
+        if !nobody_watched && self.memory.stopping.is_none() {
+            self.wait_for_end_event().await;
+        }
+        let status = self.status();
+        let request = pending(&self.vm.spec, &status).map(|request| request.id.clone());
+        let reason = self.memory.ended(request.as_deref(), Instant::now());
+        let request_id = status.last_power_request.map(|last| last.id);
+        self.unwritten.last_stop = Some(LastStop { reason, time: now(), request_id });
+        self.guest = Guest::default();
+        self.addresses.stop();
+        self.run += 1;
+        tracing::info!(?reason, "the domain has stopped");
+        let warning =
+            !matches!(reason, kubevmm_api::vm::StopReason::GuestShutdown | kubevmm_api::vm::StopReason::Requested);
+        self.event(warning, "Stop", "Stopped", format!("the domain has stopped: {reason:?}"));
+    }
+
+    /// libvirt says that a domain is off before its event says why.
+    async fn wait_for_end_event(&mut self) {
+        let end = Instant::now() + END_EVENT;
+        while !self.memory.end.is_known() {
+            match tokio::time::timeout_at(end, self.inbox.recv()).await {
+                Ok(Some(input)) => self.take(input),
+                Ok(None) | Err(_) => return,
+            }
+        }
+    }
+
+    async fn read_details(&mut self) {
+        if !self.details_stale || !self.seen.as_ref().is_some_and(Seen::is_active) {
+            return;
+        }
+        match self.hands.domains.details(&self.identity).await {
+            Ok(details) => {
+                self.details_stale = false;
+                self.guest.details = details;
+            }
+            Err(error) => tracing::warn!(%error, "cannot read the running domain"),
+        }
+    }
+
+    /// Writes what the API server must know before the next action, whatever happened to earlier writes.
+    pub(super) async fn persist(&mut self) -> Result<(), Error> {
+        self.writes.reset();
+        self.write_status().await
+    }
+
+    /// Waits for the next thing to do. `false`: nobody needs this task any more.
+    async fn wait(&mut self, until: Option<Instant>) -> bool {
+        let now = Instant::now();
+        let addresses = self.addresses.due().filter(|_| !self.asking);
+        let times = [until, self.look_at, self.left, addresses, self.writes.wait(now)];
+        let wake = times.into_iter().flatten().min();
+        tokio::select! {
+            input = self.inbox.recv() => match input {
+                Some(input) => self.take(input),
+                None => return false,
+            },
+            Some(input) = self.jobs.1.recv() => self.take(input),
+            () = async { tokio::time::sleep_until(wake.unwrap_or(now)).await }, if wake.is_some() => {}
+        }
+        // What has piled up is one state.
+        while let Ok(input) = self.inbox.try_recv() {
+            self.take(input);
+        }
+        while let Ok(input) = self.jobs.1.try_recv() {
+            self.take(input);
+        }
+        true
+    }
+
+    /// Takes up one input; nothing is done yet.
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Object { vm, listed } => self.adopt(vm, listed),
+            Input::Left => self.left = Some(Instant::now()),
+            Input::Domain(event) => self.take_event(&event),
+            Input::Reread => {
+                self.seen = None;
+                self.details_stale = true;
+            }
+            Input::Changed => {
+                let waits = self.memory.waiting.as_ref();
+                if waits.is_some_and(|waiting| waiting.not_yet.retry != Retry::Backoff) {
+                    self.memory.waiting = None;
+                }
+            }
+            Input::Session => {
+                self.memory.waiting = None;
+                if self.hands.cluster.session().is_none() {
+                    // The API server's memory may have gone back in time: what is known is not newer than what it says.
+                    self.note_left();
+                }
+            }
+            Input::Asked(how, result) => self.take_answer(how, result),
+            Input::Addresses(run, found) => self.take_addresses(run, found),
+        }
+    }
+
+    fn take_event(&mut self, event: &DomainEvent) {
+        match event {
+            DomainEvent::Lifecycle(kind) => {
+                self.seen = None;
+                let end = &mut self.memory.end;
+                match kind {
+                    Lifecycle::Started(_) => *end = End::default(),
+                    Lifecycle::Shutdown(detail) => end.shutdown = Some(*detail),
+                    Lifecycle::Stopped(detail) => end.stopped = Some(*detail),
+                    Lifecycle::Crashed(_) => end.crashed = true,
+                    _ => {}
+                }
+            }
+            DomainEvent::Agent { connected, .. } => {
+                self.guest.details.agent_connected = *connected;
+                if *connected {
+                    self.addresses.restart(Instant::now());
+                }
+            }
+            DomainEvent::DeviceAdded { .. } | DomainEvent::DeviceRemoved { .. } => {
+                self.details_stale = true;
+                self.addresses.restart(Instant::now());
+            }
+            _ => {}
+        }
+    }
+
+    fn take_addresses(&mut self, run: u64, found: Vec<InterfaceStatus>) {
+        self.asking = false;
+        if run != self.run {
+            return;
+        }
+        for interface in found {
+            let there = self.guest.interfaces.iter_mut().find(|there| there.name == interface.name);
+            if let Some(there) = there.filter(|_| !interface.addresses.is_empty()) {
+                *there = interface;
+            }
+        }
+        let known = addresses::all_known(&self.guest.interfaces);
+        self.addresses.answered(known, self.guest.details.agent_connected, Instant::now());
+    }
+
+    /// Takes the VM as it was read, unless it is older than what is known.
+    pub(super) fn adopt(&mut self, vm: Arc<VirtualMachine>, fresh: bool) {
+        if vm.metadata.uid != self.vm.metadata.uid || (!fresh && is_older(&vm, &self.vm)) {
+            return;
+        }
+        if vm.metadata.generation != self.vm.metadata.generation {
+            self.memory.starts.reset();
+            self.memory.trouble = None;
+        }
+        let placement = |vm: &VirtualMachine| vm.status.as_ref().and_then(|status| status.placement.clone());
+        if vm.spec != self.vm.spec || placement(&vm) != placement(&self.vm) {
+            self.memory.waiting = None;
+            self.memory.needs.reset();
+        }
+        self.left = None;
+        self.vm = vm;
+    }
+
+    /// Asks the API server whether the VM is still this host's. `None`: it is not, or it is gone; its domain, if there
+    /// is one, stays as it is.
+    async fn look_for_vm(&mut self) -> Option<()> {
+        let (namespace, name) = name_of(&self.vm);
+        match self.hands.cluster.vm(namespace, name).await {
+            Ok(Some(vm)) if vm.metadata.uid == self.vm.metadata.uid => {
+                self.adopt(Arc::new(vm), true);
+                Some(())
+            }
+            Ok(_) => {
+                self.hands.released.forget(&self.identity.uid);
+                tracing::info!("the VM is gone");
+                None
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot look whether the VM is still on this host");
+                self.left = Some(Instant::now() + LOOK_AGAIN);
+                Some(())
+            }
+        }
+    }
+
+    /// Writes the status if it differs from what is there.
+    pub(super) async fn write_status(&mut self) -> Result<(), Error> {
+        if self.writes.wait(Instant::now()).is_some() || self.left.is_some() {
+            return Ok(());
+        }
+        let Some(seen) = self.seen.as_ref() else { return Ok(()) };
+        let wanted = effective(&*self.hands.cluster, &self.vm);
+        let status = render(&Facts {
+            vm: &self.vm,
+            identity: &self.identity,
+            unwritten: &self.unwritten,
+            seen,
+            phase: &self.phase,
+            guest: &self.guest,
+            wanted: &wanted,
+            now: &now(),
+        });
+        if self.vm.status.as_ref().is_some_and(|there| own_part(there) == status) {
+            self.unwritten = Unwritten::default();
+            return Ok(());
+        }
+        match self.hands.cluster.write_status(&self.vm, &status).await {
+            Ok(vm) => {
+                self.writes.reset();
+                self.unwritten = Unwritten::default();
+                self.adopt(Arc::new(vm), true);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot write the status; trying again");
+                self.writes.fail(Instant::now());
+                Err(error)
+            }
+        }
+    }
+
+    /// A release that has been reported is followed by a renewal of the Lease: if the API server's memory goes back to
+    /// before it, it goes back to before the renewal too, which ends the session.
+    async fn renew_after_release(&mut self) {
+        if self.renew_due && self.unwritten.released_epoch.is_none() {
+            self.renew_due = false;
+            if let Err(error) = self.hands.cluster.renew().await {
+                tracing::warn!(%error, "cannot renew the Lease after a release");
+            }
+        }
+    }
+
+    pub(super) fn note_released(&mut self, epoch: i64) {
+        self.memory.released = epoch.max(self.memory.released);
+        self.hands.released.note(&self.identity.uid, epoch);
+        self.unwritten.released_epoch = Some(epoch);
+        self.renew_due = true;
+    }
+
+    /// Starts to ask for addresses when that is due.
+    fn ask_addresses(&mut self) {
+        let due = self.addresses.due().is_some_and(|at| at <= Instant::now());
+        if !due || self.asking || !self.seen.as_ref().is_some_and(Seen::is_active) {
+            return;
+        }
+        self.asking = true;
+        let (domains, identity, nics) = (Arc::clone(&self.hands.domains), self.identity.clone(), self.nics());
+        let (agent, run, answers) = (self.guest.details.agent_connected, self.run, self.jobs.0.clone());
+        tokio::spawn(async move {
+            let found = addresses::ask(&*domains, &identity, &nics, agent).await;
+            drop(answers.send(Input::Addresses(run, found)));
+        });
+    }
+
+    fn nics(&self) -> Vec<kubevmm_api::effective::EffectiveNetwork> {
+        self.status().effective.map(|effective| effective.networks).unwrap_or_default()
+    }
+
+    /// Asks the guest to shut down, as a job: an agent may take long to answer.
+    pub(super) fn ask_guest(&self, how: GuestRequest) {
+        let (domains, identity) = (Arc::clone(&self.hands.domains), self.identity.clone());
+        let answers = self.jobs.0.clone();
+        tokio::spawn(async move {
+            let result = domains.shutdown(&identity, how).await;
+            drop(answers.send(Input::Asked(how, result)));
+        });
+    }
+
+    fn take_answer(&mut self, how: GuestRequest, result: libvirt::Result<()>) {
+        let Err(error) = result else { return };
+        if self.memory.stopping.is_some() && how == GuestRequest::Agent {
+            tracing::info!(%error, "the agent does not shut the guest down: trying ACPI");
+            self.ask_guest(GuestRequest::Acpi);
+        } else {
+            tracing::warn!(%error, "cannot ask the guest to shut down");
+        }
+    }
+
+    pub(super) fn event(&self, warning: bool, action: &str, reason: &str, note: String) {
+        self.hands.cluster.event(&self.vm, warning, action, reason, note);
+    }
+
+    /// Notes that an action failed, to be tried again with growing pauses.
+    pub(super) fn note_trouble(&mut self, reason: &'static str, error: &dyn std::fmt::Display) {
+        tracing::warn!(reason, %error, "an action failed; trying again");
+        self.memory.trouble = Some(Trouble { reason, message: error.to_string() });
+    }
+}
+
+fn identity(hands: &Hands, vm: &VirtualMachine) -> Identity {
+    let (namespace, name) = name_of(vm);
+    let uid = vm.metadata.uid.clone().unwrap_or_default();
+    let uuid = vm.spec.firmware.as_ref().and_then(|firmware| firmware.uuid.as_deref()).unwrap_or(&uid);
+    // The schema has checked the one, and the API server makes the other.
+    let uuid = Uuid::parse_str(uuid).unwrap_or_default();
+    Identity { name: names::domain(namespace, name), uuid, cluster: hands.cluster_id.to_string(), uid }
+}
+
+/// Whether `vm` is older than `known`. The API server's versions grow; one that cannot be read counts as new.
+fn is_older(vm: &VirtualMachine, known: &VirtualMachine) -> bool {
+    let version = |vm: &VirtualMachine| vm.metadata.resource_version.as_deref().and_then(|v| v.parse::<u64>().ok());
+    matches!((version(vm), version(known)), (Some(new), Some(old)) if new < old)
+}
+
+/// The time, in the whole seconds that Kubernetes writes.
+pub(super) fn now() -> Time {
+    let seconds = Timestamp::now().as_second();
+    Time(Timestamp::from_second(seconds).unwrap_or_default())
+}
