@@ -14,6 +14,7 @@ mod write;
 use crate::error::Result;
 use crate::tree::Tree;
 use crate::value::Value;
+use crate::xml::utf8;
 
 impl Value<'_> {
     /// YAML text, in block style, with a line feed at the end.
@@ -44,5 +45,13 @@ impl Tree {
     /// [`Error::Yaml`](crate::Error::Yaml) with line and column, or [`Error::Shape`](crate::Error::Shape) with the path.
     pub fn from_yaml(text: &str) -> Result<Self> {
         Self::from_value(&Value::from_yaml(text)?)
+    }
+
+    /// [`Tree::from_yaml`] of bytes, which must be UTF-8.
+    ///
+    /// # Errors
+    /// [`Error::Encoding`](crate::Error::Encoding), and those of [`Tree::from_yaml`].
+    pub fn from_yaml_bytes(yaml: &[u8]) -> Result<Self> {
+        Self::from_yaml(utf8(yaml)?)
     }
 }

@@ -19,15 +19,7 @@ const MANY_ATTRIBUTES: usize = 16;
 impl Tree {
     /// Reads a document. UTF-8 with or without a byte order mark; any line ends.
     pub fn from_bytes(xml: &[u8]) -> Result<Self> {
-        match std::str::from_utf8(xml) {
-            Ok(text) => Self::from_xml(text),
-            Err(e) => {
-                // What comes before the first bad byte is UTF-8.
-                let good = String::from_utf8_lossy(&xml[..e.valid_up_to()]);
-                let (line, column) = place(&good, good.len());
-                Err(Error::Encoding { line, column })
-            }
-        }
+        Self::from_xml(utf8(xml)?)
     }
 
     /// Reads a document. No document type, no entities but XML's own five, at most [`MAX_DEPTH`] levels.
@@ -37,6 +29,16 @@ impl Tree {
         let parser = Parser { xml: &xml, open: Vec::new(), root: None };
         parser.run()
     }
+}
+
+/// The text, or the place of the first byte that is not UTF-8.
+pub(crate) fn utf8(bytes: &[u8]) -> Result<&str> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        // What comes before the first bad byte is UTF-8.
+        let good = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+        let (line, column) = place(&good, good.len());
+        Error::Encoding { line, column }
+    })
 }
 
 /// XML 1.0, 2.11: a line end is a line feed.
