@@ -100,3 +100,29 @@ fn rename_in(directory: &Path, list: &List, registry: &Registry) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_committed_manifests_name_the_images_of_this_version() {
+        let list = List::parse(list::IMAGES).unwrap();
+        let names: Vec<_> = list.images.iter().map(|image| image.name.as_str()).collect();
+        let mut found = String::new();
+        for entry in fs::read_dir(program::workspace().join("yamls")).unwrap() {
+            let file = entry.unwrap().path();
+            if !file.is_file() {
+                continue;
+            }
+            let manifest = fs::read_to_string(&file).unwrap();
+            let current = Registry::default().rename(&manifest, &names, VERSION);
+            assert!(current == manifest, "{} is stale: run `make yamls`", file.display());
+            found += &manifest;
+        }
+        for name in names {
+            let image = Registry::default().name(name, VERSION);
+            assert!(found.contains(&image), "no manifest uses {image}");
+        }
+    }
+}
