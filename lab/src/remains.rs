@@ -83,3 +83,50 @@ fn remove_disks(options: &Options) -> Result<()> {
     let disks = options.disks();
     if disks_mark(options).exists() { fs::remove_dir_all(&disks).file("remove", disks) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(dir: &Path) -> Options {
+        Options { dir: dir.join("state"), disks: dir.join("disks"), ..Options::default() }
+    }
+
+    #[test]
+    fn disks_that_a_reboot_of_the_machine_has_left_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = options(dir.path());
+        fs::create_dir_all(options.disks().join("h1/upper")).unwrap();
+        fs::write(disks_mark(&options), "").unwrap();
+        remove_rest(&options).unwrap();
+        assert!(!options.disks().exists());
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_is_neither_removed_nor_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = options(dir.path());
+        for (foreign, option) in [(options.disks(), "--disks"), (options.dir.clone(), "--dir")] {
+            fs::create_dir_all(&foreign).unwrap();
+            let file = foreign.join("letters");
+            fs::write(&file, "mine").unwrap();
+            assert!(remove_rest(&options).unwrap_err().to_string().contains(option));
+            assert!(file.exists());
+            fs::remove_dir_all(&foreign).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_lock_is_free_again_when_its_holder_removed_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let first = lock(&state).unwrap();
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| lock(&state).map(drop));
+            fs::remove_file(lock_path(&state)).unwrap();
+            drop(first);
+            second.join().unwrap().unwrap();
+        });
+        assert!(lock_path(&state).exists());
+    }
+}
