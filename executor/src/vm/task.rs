@@ -166,6 +166,10 @@ impl Task {
         for _ in 0..MAX_STEPS {
             self.look().await;
             self.read_details().await;
+            if self.seen.is_none() {
+                // An event that came in the meantime made it old.
+                continue;
+            }
             let step = self.next_step();
             tracing::debug!(?step, "next step");
             match step {
