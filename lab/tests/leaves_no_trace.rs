@@ -7,7 +7,7 @@ use std::{
     fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     thread,
     time::{Duration, Instant},
 };
@@ -23,8 +23,8 @@ fn options() -> Options {
         nodes: 1,
         dir: PathBuf::from("/run/kubevmm-labtest"),
         tag: "labtest".to_owned(),
-        network: Ipv4Addr::new(10, 83, 0, 0),
-        pods: Ipv4Addr::new(10, 84, 0, 0),
+        network: Ipv4Addr::new(10, 217, 31, 0),
+        pods: Ipv4Addr::new(10, 218, 0, 0),
         ..Options::default()
     }
 }
@@ -118,9 +118,12 @@ fn assert_no_trace() -> Outcome {
 fn crash_while_going_up() -> Outcome {
     let options = options();
     let mut up = Command::new(env!("CARGO_BIN_EXE_lab"))
-        .args(["up", "1", "--tag", &options.tag, "--network", "10.83.0.0", "--pods", "10.84.0.0", "--dir"])
+        .args(["up", "1", "--tag", &options.tag, "--dir"])
         .arg(&options.dir)
-        .stderr(Stdio::null())
+        .arg("--network")
+        .arg(options.network.to_string())
+        .arg("--pods")
+        .arg(options.pods.to_string())
         .spawn()?;
     let init = options.dir.join("h1/run/lab/init");
     let deadline = Instant::now() + Duration::from_secs(600);
