@@ -1,5 +1,8 @@
 //! Kubernetes Events: told in the background, never waited for.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
@@ -58,5 +61,24 @@ impl Events {
     /// Sends an Event that needs somebody's attention.
     pub fn warning<K: Resource<DynamicType = ()>>(&self, object: &K, action: &str, reason: &str, note: String) {
         self.send(object, true, action, reason, note);
+    }
+}
+
+/// The last notice about each object that has no status to say it in.
+#[derive(Debug, Default)]
+pub struct Notices {
+    last: Mutex<HashMap<String, String>>,
+}
+
+impl Notices {
+    /// Whether `notice` is not what was last said about the object `uid`.
+    pub fn is_news(&self, uid: &str, notice: &str) -> bool {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.insert(uid.to_owned(), notice.to_owned()).as_deref() != Some(notice)
+    }
+
+    /// The object is gone.
+    pub fn forget(&self, uid: &str) {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 }

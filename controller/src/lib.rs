@@ -1,19 +1,25 @@
 //! The controller of KubeVMM: decides which host runs which VM, and keeps what belongs to no single host.
 //!
-//! One watch per kind feeds a mirror ([`world`]); each change queues the objects that it may matter to ([`context`],
+//! One watch per kind feeds a mirror ([`world`]); each change queues the objects that it may matter to ([`dispatch`],
 //! [`queue`]); a worker takes one object at a time and looks at it as a whole: `decide` (pure) tells the steps from what
 //! is and what should be, `apply` takes them. Every write is made against the version that was looked at, so a stale
 //! mirror costs a retry and never a wrong decision.
 
+pub mod class;
 pub mod context;
 pub mod disk;
+pub mod dispatch;
 pub mod error;
 pub mod events;
 pub mod hosts;
 pub mod hypervisor;
+pub mod image;
 pub mod key;
 pub mod lease;
+pub mod lifecycle;
+pub mod network;
 pub mod object;
+pub mod pool;
 pub mod queue;
 pub mod vm;
 pub mod world;
@@ -30,7 +36,8 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
 use tokio::task::JoinSet;
 
-use crate::context::{Context, dispatch};
+use crate::context::Context;
+use crate::dispatch::dispatch;
 use crate::error::Error;
 use crate::events::Events;
 use crate::key::Key;
@@ -95,7 +102,9 @@ async fn act(client: Client, options: Options) -> Error {
         client,
         world,
         queue,
+        notices: events::Notices::default(),
         pod_pauses: vm::pauses::Pauses::default(),
+        disk_pauses: vm::pauses::Pauses::default(),
         cluster_id,
         pause_image: options.pause_image,
     });
@@ -132,7 +141,10 @@ async fn reconcile(context: &Context, key: &Key) -> Result<Option<Duration>, Err
         Key::Vm(namespace, name) => vm::reconcile(context, namespace, name).await,
         Key::Disk(namespace, name) => disk::reconcile(context, namespace, name).await,
         Key::Hypervisor(name) => hypervisor::reconcile(context, name).await,
-        Key::Image(..) | Key::Pool(_) | Key::Network(..) | Key::Class(_) => Ok(None),
+        Key::Image(namespace, name) => image::reconcile(context, namespace.as_deref(), name).await,
+        Key::Pool(name) => pool::reconcile(context, name).await,
+        Key::Network(namespace, name) => network::reconcile(context, namespace.as_deref(), name).await,
+        Key::Class(name) => class::reconcile(context, name).await,
     }
 }
 

@@ -59,9 +59,9 @@ pub struct World {
 #[derive(Debug)]
 pub enum Change {
     /// A VM is new, changed or gone.
-    Vm(VirtualMachine),
+    Vm(Box<VirtualMachine>),
     /// A disk is new, changed or gone.
-    Disk(VirtualMachineDisk),
+    Disk(Box<VirtualMachineDisk>),
     /// A class is new, changed or gone.
     Class(VirtualMachineClass),
     /// An image is new, changed or gone.
@@ -75,11 +75,11 @@ pub enum Change {
     /// A cluster network is new, changed or gone.
     ClusterNetwork(ClusterVirtualMachineNetwork),
     /// A Hypervisor is new, changed or gone.
-    Hypervisor(Hypervisor),
+    Hypervisor(Box<Hypervisor>),
     /// A Node is new, changed or gone.
-    Node(Node),
+    Node(Box<Node>),
     /// A placement pod is new, changed or gone.
-    Pod(Pod),
+    Pod(Box<Pod>),
     /// The Lease of a host's executor says something new, or has run out.
     Host(String),
     /// Anything may have changed: a watch has started anew.
@@ -125,8 +125,8 @@ impl World {
         let plain = watcher::Config::default;
         let pods = plain().labels(LABEL_VM);
         let watches = vec![
-            watch(client, plain(), vm_writer, &world, on_change, |_, _, vm| Change::Vm(vm)),
-            watch(client, plain(), disk_writer, &world, on_change, |_, _, disk| Change::Disk(disk)),
+            watch(client, plain(), vm_writer, &world, on_change, |_, _, vm| Change::Vm(Box::new(vm))),
+            watch(client, plain(), disk_writer, &world, on_change, |_, _, disk| Change::Disk(Box::new(disk))),
             watch(client, plain(), class_writer, &world, on_change, |_, _, class| Change::Class(class)),
             watch(client, plain(), image_writer, &world, on_change, |_, _, image| Change::Image(image)),
             watch(client, plain(), cluster_image_writer, &world, on_change, |_, _, image| Change::ClusterImage(image)),
@@ -137,15 +137,15 @@ impl World {
             }),
             watch(client, plain(), hypervisor_writer, &world, on_change, |world, _, hypervisor| {
                 world.forget_hosts();
-                Change::Hypervisor(hypervisor)
+                Change::Hypervisor(Box::new(hypervisor))
             }),
             watch(client, plain(), node_writer, &world, on_change, |world, _, node| {
                 world.forget_hosts();
-                Change::Node(node)
+                Change::Node(Box::new(node))
             }),
             watch(client, pods, pod_writer, &world, on_change, |world, there, pod| {
                 world.index_pod(&pod, there);
-                Change::Pod(pod)
+                Change::Pod(Box::new(pod))
             }),
             watch_leases(client, &world, on_change).boxed(),
             expire_leases(Arc::clone(&world), Arc::clone(on_change)).boxed(),

@@ -47,6 +47,11 @@ pub async fn apply_status<K: Object>(api: &Api<K>, object: &K, status: Value) ->
         .map_err(|e| Error::api("write the status of", describe(object), e))
 }
 
+/// A status as it is applied. (A status is plain data: it can always be said.)
+pub fn to_value<S: Serialize>(status: &S) -> Value {
+    serde_json::to_value(status).unwrap_or_default()
+}
+
 /// Puts our finalizer on.
 pub async fn add_finalizer<K: Object>(api: &Api<K>, object: &K) -> Result<(), Error> {
     let mut finalizers = object.meta().finalizers.clone().unwrap_or_default();

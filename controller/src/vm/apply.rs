@@ -20,6 +20,8 @@ pub enum Outcome {
     Done,
     /// The API server refuses the placement pod, with this message.
     PodRefused(String),
+    /// The API server refuses a disk, with this message.
+    DiskRefused(String),
 }
 
 /// Takes `actions` in order.
@@ -35,6 +37,7 @@ pub async fn apply(context: &Context, view: &View, actions: Vec<Action>) -> Resu
             Action::RemoveFinalizer => {
                 write::remove_finalizer(&vms, view.vm.as_ref()).await?;
                 context.pod_pauses.forget(view.uid());
+                context.disk_pauses.forget(view.uid());
             }
             Action::CreateDisk { disk, owned } => match write::create(&disks, disk.as_ref()).await? {
                 Created::Yes(created) => {
@@ -43,11 +46,7 @@ pub async fn apply(context: &Context, view: &View, actions: Vec<Action>) -> Resu
                     }
                 }
                 Created::No => {}
-                Created::Refused(message) => {
-                    let name = disk.metadata.name.unwrap_or_default();
-                    context.events.warning(view.vm.as_ref(), "CreateDisk", "DiskRefused", format!("{name}: {message}"));
-                    return Err(Error::Refused { object: format!("VirtualMachineDisk {namespace}/{name}"), message });
-                }
+                Created::Refused(message) => return Ok(Outcome::DiskRefused(message)),
             },
             Action::WriteDisk { disk, owned } => {
                 if let Some(status) = owned.over(&disk, &now) {

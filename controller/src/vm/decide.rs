@@ -79,6 +79,10 @@ pub fn decide(view: &View) -> Vec<Action> {
     let disks = disks::decide(view);
     let placing = placement::decide(view, &disks);
     let mut actions = disks.actions;
+    if !actions.is_empty() {
+        // Each of them brings the next round: what can be said now would be outdated before it is read.
+        return actions;
+    }
     actions.extend(placing.before);
     let mut conditions = vec![placing.scheduled];
     conditions.push(disks.condition);

@@ -135,6 +135,9 @@ fn create(view: &View, disk: &Disk, disk_name: &str, at: &str) -> Step {
         Ok(pool) => pool,
         Err((reason, message)) => return Step::Blocked(reason, message),
     };
+    if let Some(message) = &view.disk_refused {
+        return Step::Blocked("DiskRefused", format!("{at}.template: {message}"));
+    }
     let owned = Owned { used_by: Some(holder_of(view)), pool_name: Some(pool_name), ..Owned::default() };
     Step::Act(Action::CreateDisk { disk: Box::new(object), owned })
 }
@@ -168,8 +171,14 @@ fn check_source(view: &View, disk: &VirtualMachineDisk, at: &str) -> Result<Stri
     }
     // A volume that exists holds what it needs of its image.
     let provisioned = disk.status.as_ref().is_some_and(|status| status.volume_name.is_some());
+    let stored = disk.metadata.uid.is_some();
     match &disk.spec.source.image {
-        Some(image) if !provisioned && !view.has_image(image) => {
+        // A stored disk keeps its image from going; a new one comes too late.
+        Some(image) if !stored && view.image_is_leaving(image) == Some(true) => Err((
+            "ImageNotFound",
+            format!("{at}.source.image: the {:?} {} is being deleted: name another one", image.kind, image.name),
+        )),
+        Some(image) if !provisioned && view.image_is_leaving(image).is_none() => {
             Err(("ImageNotFound", format!("{at}.source.image: there is no {:?} {}: create it", image.kind, image.name)))
         }
         _ => Ok(pool),

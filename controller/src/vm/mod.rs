@@ -19,6 +19,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::vm::apply::Outcome;
 use crate::vm::pod::Phase;
+use crate::vm::view::View;
 
 /// One round for the VM `namespace/name`. Returns when to look again without being asked.
 pub async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result<Option<Duration>, Error> {
@@ -26,18 +27,30 @@ pub async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result
     if view.pods.iter().any(|pod| matches!(pod::phase(pod), Phase::Running(_))) {
         context.pod_pauses.forget(view.uid());
     }
-    let pause = context.pod_pauses.get(view.uid());
-    view.pod_pause = pause.as_ref().map(|pause| pause.why.clone());
+    set_pauses(context, &mut view);
     let actions = decide::decide(&view);
     tracing::debug!(namespace, name, ?actions, "decided");
     match apply::apply(context, &view, actions).await? {
-        Outcome::Done => Ok(context.pod_pauses.get(view.uid()).map(|pause| pause.left)),
+        Outcome::Done => {}
         Outcome::PodRefused(message) => {
             context.pod_pauses.refused(view.uid(), &message);
-            let pause = context.pod_pauses.get(view.uid());
-            view.pod_pause = pause.as_ref().map(|pause| pause.why.clone());
-            apply::apply(context, &view, decide::decide(&view)).await?;
-            Ok(pause.map(|pause| pause.left))
+            say_refusal(context, &mut view).await?;
+        }
+        Outcome::DiskRefused(message) => {
+            context.disk_pauses.refused(view.uid(), &message);
+            say_refusal(context, &mut view).await?;
         }
     }
+    let pauses = [context.pod_pauses.get(view.uid()), context.disk_pauses.get(view.uid())];
+    Ok(pauses.into_iter().flatten().map(|pause| pause.left).min())
+}
+
+fn set_pauses(context: &Context, view: &mut View) {
+    view.pod_pause = context.pod_pauses.get(view.uid()).map(|pause| pause.why);
+    view.disk_refused = context.disk_pauses.get(view.uid()).map(|pause| pause.why.1);
+}
+
+async fn say_refusal(context: &Context, view: &mut View) -> Result<(), Error> {
+    set_pauses(context, view);
+    apply::apply(context, view, decide::decide(view)).await.map(|_| ())
 }

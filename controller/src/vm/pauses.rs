@@ -38,14 +38,14 @@ impl Pauses {
         self.add(uid, ("PodFailed", message));
     }
 
-    /// The API server refused a placement pod.
+    /// The API server refused what was to be created.
     pub fn refused(&self, uid: &str, why: &str) {
         let advice = if why.contains("exceeded quota") {
             ": raise the ResourceQuota of the namespace, or stop something in it"
         } else {
             ""
         };
-        let message = format!("the API server refuses the placement pod (tried again by itself): {why}{advice}");
+        let message = format!("the API server refuses it (tried again by itself): {why}{advice}");
         self.add(uid, ("PodRefused", message));
     }
 

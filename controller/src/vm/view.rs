@@ -1,6 +1,6 @@
 //! What a VM is judged by.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -30,8 +30,8 @@ pub struct View {
     pub networks: BTreeMap<String, Arc<VirtualMachineNetwork>>,
     /// Cluster networks, by name.
     pub cluster_networks: BTreeMap<String, Arc<ClusterVirtualMachineNetwork>>,
-    /// Images that the disks of the VM name and that exist.
-    pub images: BTreeSet<(ImageKind, String)>,
+    /// Images that the disks of the VM name and that exist; whether each is being deleted.
+    pub images: BTreeMap<(ImageKind, String), bool>,
     /// Pods that bear the VM's UID.
     pub pods: Vec<Arc<Pod>>,
     /// The hosts.
@@ -40,6 +40,8 @@ pub struct View {
     pub pause_image: String,
     /// Why the next placement pod is not due yet: reason and message.
     pub pod_pause: Option<(&'static str, String)>,
+    /// Why the API server has refused a disk of the VM, while it is not asked again.
+    pub disk_refused: Option<String>,
 }
 
 impl View {
@@ -68,9 +70,9 @@ impl View {
         self.pods.iter().map(AsRef::as_ref).find(|candidate: &&Pod| name(*candidate) == pod)
     }
 
-    /// Whether an image exists.
-    pub fn has_image(&self, image: &ImageRef) -> bool {
-        self.images.contains(&(image.kind, image.name.clone()))
+    /// Whether an image is being deleted, when there is one.
+    pub fn image_is_leaving(&self, image: &ImageRef) -> Option<bool> {
+        self.images.get(&(image.kind, image.name.clone())).copied()
     }
 
     /// The cluster networks that are annotated as the default.

@@ -1,0 +1,197 @@
+//! Which objects a change may matter to.
+//!
+//! Asking once too often costs a look at the mirror; not asking is a VM that waits for ever.
+
+use kube::ResourceExt;
+use kubevmm_api::common::{ImageKind, NetworkKind};
+use kubevmm_api::{LABEL_VM, condition, effective};
+
+use crate::disk::decide::names as names_disk;
+use crate::key::Key;
+use crate::object::{is_deleting, name, uid};
+use crate::queue::Queue;
+use crate::world::{Change, World};
+
+/// Queues what `change` may matter to.
+pub fn dispatch(world: &World, queue: &Queue<Key>, change: &Change) {
+    match change {
+        Change::Vm(vm) => {
+            let namespace = vm.namespace().unwrap_or_default();
+            queue.add(Key::Vm(namespace.clone(), vm.name_any()));
+            for disk in &vm.spec.disks {
+                queue.add(Key::Disk(namespace.clone(), effective::disk_name(&vm.name_any(), disk)));
+            }
+            if is_deleting(vm.as_ref()) || vm.status.as_ref().is_some_and(|status| !status.disks.is_empty()) {
+                held_disks(world, queue, &namespace, uid(vm.as_ref()));
+            }
+            if let Some(class) = &vm.spec.class_name {
+                queue.add(Key::Class(class.clone()));
+            }
+            for network in vm.spec.networks.iter().filter_map(|nic| nic.network.as_ref()) {
+                queue.add(Key::network(network.kind, &namespace, &network.name));
+            }
+            let effective = vm.status.as_ref().and_then(|status| status.effective.as_ref());
+            for network in effective.iter().flat_map(|effective| &effective.networks) {
+                queue.add(Key::network(network.kind, &namespace, &network.network_name));
+            }
+        }
+        Change::Disk(disk) => {
+            let namespace = disk.namespace().unwrap_or_default();
+            queue.add(Key::Disk(namespace.clone(), disk.name_any()));
+            if let Some(image) = &disk.spec.source.image {
+                queue.add(Key::image(image.kind, &namespace, &image.name));
+            }
+            if let Some(pool) = disk.status.as_ref().and_then(|status| status.pool_name.as_ref()) {
+                queue.add(Key::Pool(pool.clone()));
+            }
+            let disk_name = disk.name_any();
+            for vm in world.vms.state() {
+                let same = vm.metadata.namespace.as_deref() == Some(namespace.as_str());
+                let held = disk.status.as_ref().and_then(|status| status.used_by.as_ref());
+                let holds = held.is_some_and(|holder| holder.uid == uid(vm.as_ref()));
+                if same && (holds || names_disk(&vm, &disk_name)) {
+                    queue.add(Key::Vm(namespace.clone(), vm.name_any()));
+                }
+            }
+        }
+        Change::Pod(pod) => {
+            if let Some(vm) = pod.metadata.labels.as_ref().and_then(|labels| labels.get(LABEL_VM)) {
+                queue.add(Key::Vm(pod.namespace().unwrap_or_default(), vm.clone()));
+            }
+        }
+        Change::Class(class) => {
+            queue.add(Key::Class(class.name_any()));
+            unplaced_vms(world, queue, None);
+        }
+        Change::Image(image) => {
+            let namespace = image.namespace().unwrap_or_default();
+            queue.add(Key::image(ImageKind::VirtualMachineImage, &namespace, name(image)));
+            unplaced_vms(world, queue, None);
+        }
+        Change::ClusterImage(image) => {
+            queue.add(Key::image(ImageKind::ClusterVirtualMachineImage, "", name(image)));
+            unplaced_vms(world, queue, None);
+        }
+        Change::Network(network) => {
+            let namespace = network.namespace().unwrap_or_default();
+            queue.add(Key::network(NetworkKind::VirtualMachineNetwork, &namespace, name(network)));
+            unplaced_vms(world, queue, None);
+        }
+        Change::ClusterNetwork(network) => {
+            queue.add(Key::network(NetworkKind::ClusterVirtualMachineNetwork, "", name(network)));
+            unplaced_vms(world, queue, None);
+        }
+        Change::Pool(pool) => {
+            queue.add(Key::Pool(pool.name_any()));
+            unplaced_vms(world, queue, None);
+            for disk in world.disks.state_filter(|disk| disk.status.as_ref().is_none_or(|s| s.pool_name.is_none())) {
+                queue.add(Key::Disk(disk.namespace().unwrap_or_default(), disk.name_any()));
+            }
+        }
+        Change::Node(node) => {
+            queue.add(Key::Hypervisor(node.name_any()));
+            // Only the taint matters beyond the Hypervisor, and only for what waits for a lost host.
+            if !world.hosts().is_live(name(node.as_ref())) {
+                of_host(world, queue, name(node.as_ref()));
+                shared_kinds(world, queue);
+            }
+        }
+        Change::Hypervisor(hypervisor) => {
+            queue.add(Key::Hypervisor(hypervisor.name_any()));
+            unplaced_vms(world, queue, Some(name(hypervisor.as_ref())));
+            of_host(world, queue, name(hypervisor.as_ref()));
+            shared_kinds(world, queue);
+        }
+        Change::Host(host) => {
+            unplaced_vms(world, queue, Some(host));
+            of_host(world, queue, host);
+            shared_kinds(world, queue);
+        }
+        Change::Everything => everything(world, queue),
+    }
+}
+
+/// Disks that a VM holds without naming them any longer.
+fn held_disks(world: &World, queue: &Queue<Key>, namespace: &str, vm_uid: &str) {
+    for disk in world.disks.state_filter(|disk| {
+        disk.metadata.namespace.as_deref() == Some(namespace)
+            && disk.status.as_ref().and_then(|status| status.used_by.as_ref()).is_some_and(|by| by.uid == vm_uid)
+    }) {
+        queue.add(Key::Disk(namespace.to_owned(), disk.name_any()));
+    }
+}
+
+/// VMs that wait for something, and those on `host`.
+fn unplaced_vms(world: &World, queue: &Queue<Key>, host: Option<&str>) {
+    for vm in world.vms.state() {
+        let status = vm.status.as_ref();
+        let settled = status.is_some_and(|status| {
+            status.placement.as_ref().is_some_and(|placement| placement.confirmed.is_some())
+                && [condition::SCHEDULED, condition::DISKS_READY]
+                    .iter()
+                    .all(|kind| condition::is_true(&status.conditions, kind))
+        });
+        let here = host.is_some() && status.and_then(|status| status.node_name.as_deref()) == host;
+        if !settled || here {
+            queue.add(Key::Vm(vm.namespace().unwrap_or_default(), vm.name_any()));
+        }
+    }
+}
+
+/// VMs that `host` tells of, and disks that lie there.
+fn of_host(world: &World, queue: &Queue<Key>, host: &str) {
+    let hosts = world.hosts();
+    for domain in hosts.get(host).and_then(|host| host.status()).iter().flat_map(|status| &status.domains) {
+        queue.add(Key::Vm(domain.namespace.clone(), domain.name.clone()));
+    }
+    for vm in world.vms.state() {
+        if vm.status.as_ref().and_then(|status| status.node_name.as_deref()) == Some(host) {
+            queue.add(Key::Vm(vm.namespace().unwrap_or_default(), vm.name_any()));
+        }
+    }
+    for disk in world.disks.state() {
+        let status = disk.status.as_ref();
+        let there = status.and_then(|status| status.node_name.as_deref()) == Some(host);
+        // A disk may wait for the report that its holder's domain is gone.
+        if there || status.is_some_and(|status| status.used_by.is_some()) {
+            queue.add(Key::Disk(disk.namespace().unwrap_or_default(), disk.name_any()));
+        }
+    }
+}
+
+/// Objects whose status is counted from the hosts' reports.
+fn shared_kinds(world: &World, queue: &Queue<Key>) {
+    for pool in world.pools.state() {
+        queue.add(Key::Pool(pool.name_any()));
+    }
+    for image in world.images.state() {
+        let namespace = image.namespace().unwrap_or_default();
+        queue.add(Key::image(ImageKind::VirtualMachineImage, &namespace, name(image.as_ref())));
+    }
+    for image in world.cluster_images.state() {
+        queue.add(Key::image(ImageKind::ClusterVirtualMachineImage, "", name(image.as_ref())));
+    }
+    for network in world.networks.state() {
+        let namespace = network.namespace().unwrap_or_default();
+        queue.add(Key::network(NetworkKind::VirtualMachineNetwork, &namespace, name(network.as_ref())));
+    }
+    for network in world.cluster_networks.state() {
+        queue.add(Key::network(NetworkKind::ClusterVirtualMachineNetwork, "", name(network.as_ref())));
+    }
+}
+
+fn everything(world: &World, queue: &Queue<Key>) {
+    for vm in world.vms.state() {
+        queue.add(Key::Vm(vm.namespace().unwrap_or_default(), vm.name_any()));
+    }
+    for disk in world.disks.state() {
+        queue.add(Key::Disk(disk.namespace().unwrap_or_default(), disk.name_any()));
+    }
+    for class in world.classes.state() {
+        queue.add(Key::Class(class.name_any()));
+    }
+    for node in world.nodes.state() {
+        queue.add(Key::Hypervisor(node.name_any()));
+    }
+    shared_kinds(world, queue);
+}
