@@ -13,8 +13,6 @@ use tokio::time::Instant;
 
 /// The taint by which a person says that a Node is off and stays off.
 pub const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
-/// Reason of a Hypervisor that is not ready because its host has no libvirt: there is nothing to report.
-pub const LIBVIRT_NOT_FOUND: &str = "LibvirtNotFound";
 /// Duration of an executor's Lease that does not say its own.
 const LEASE_DURATION: Duration = Duration::from_secs(40);
 
@@ -142,20 +140,20 @@ impl Host {
         (self.lease.renewed && self.status()?.session.as_deref() == Some(session)).then_some(session)
     }
 
-    /// The executor is alive and has yet to tell which domains its host has.
+    /// The executor is alive and has yet to tell which domains its host has. (One that has never reached a libvirt takes
+    /// no Lease, and so holds up nobody.)
     pub fn owes_report(&self) -> bool {
-        self.is_live() && self.reported_session().is_none() && !self.has_no_libvirt()
+        self.is_live() && self.reported_session().is_none()
     }
 
     /// Whether the executor calls the host ready; otherwise why it is not.
     pub fn readiness(&self) -> Result<(), String> {
-        if !self.is_live() {
-            return Err("its executor does not answer".into());
-        }
-        match self.status().and_then(|status| condition::find(&status.conditions, condition::READY)) {
-            Some(ready) if ready.status == "True" => Ok(()),
-            Some(ready) if !ready.message.is_empty() => Err(ready.message.clone()),
-            Some(ready) => Err(ready.reason.clone()),
+        let ready = self.status().and_then(|status| condition::find(&status.conditions, condition::READY));
+        match ready {
+            Some(ready) if ready.status != "True" && !ready.message.is_empty() => Err(ready.message.clone()),
+            Some(ready) if ready.status != "True" => Err(ready.reason.clone()),
+            _ if !self.is_live() => Err("its executor does not answer".into()),
+            Some(_) => Ok(()),
             None => Err("its executor has not reported yet".into()),
         }
     }
@@ -163,12 +161,6 @@ impl Host {
     /// The Hypervisor's status.
     pub fn status(&self) -> Option<&HypervisorStatus> {
         self.hypervisor.as_deref()?.status.as_ref()
-    }
-
-    fn has_no_libvirt(&self) -> bool {
-        self.status()
-            .and_then(|status| condition::find(&status.conditions, condition::READY))
-            .is_some_and(|ready| ready.status == "False" && ready.reason == LIBVIRT_NOT_FOUND)
     }
 }
 

@@ -112,14 +112,14 @@ fn fresh(holder: &str, duration: Duration) -> Lease {
 }
 
 impl HeldLease {
-    /// Renews the Lease until `stop` resolves, then releases it. Returns an error as soon as it may be another's.
-    pub async fn keep(mut self, stop: impl Future<Output = ()>) -> Result<(), Error> {
+    /// Renews the Lease until `stop` resolves. Returns an error as soon as it may be another's.
+    pub async fn keep(mut self, stop: impl Future<Output = ()>) -> Result<Self, Error> {
         let mut renewed = Instant::now();
         let mut pause = self.duration / 3;
         tokio::pin!(stop);
         loop {
             tokio::select! {
-                () = &mut stop => return self.release().await,
+                () = &mut stop => return Ok(self),
                 () = tokio::time::sleep(pause) => {}
             }
             let deadline = renewed + self.duration * 2 / 3;
@@ -151,8 +151,9 @@ impl HeldLease {
         self.api.replace(LEASE_NAME, &PostParams::default(), &lease).await
     }
 
-    async fn release(&self) -> Result<(), Error> {
-        let mut lease = self.lease.clone();
+    /// Lets the next controller take over at once.
+    pub async fn release(self) -> Result<(), Error> {
+        let mut lease = self.lease;
         if let Some(spec) = &mut lease.spec {
             spec.holder_identity = Some(String::new());
         }

@@ -66,16 +66,15 @@ pub async fn run(client: Client, options: Options, stop: impl Future<Output = ()
         lease = lease::acquire(client.clone(), &holder, options.lease_duration) => lease?,
         () = &mut stop => return Ok(()),
     };
-    // What follows ends with this function: nothing acts once the Lease may be another's.
     let mut tasks = JoinSet::new();
     tasks.spawn(act(client, options));
-    tokio::select! {
-        ended = lease.keep(&mut stop) => ended,
-        Some(ended) = tasks.join_next() => match ended {
-            Ok(error) => Err(error),
-            Err(_) => Err(Error::WatchEnded("a task of the controller")),
-        },
-    }
+    let held = tokio::select! {
+        held = lease.keep(&mut stop) => held,
+        Some(ended) = tasks.join_next() => Err(ended.unwrap_or(Error::WatchEnded("a task of the controller"))),
+    };
+    // Nothing acts any more when another may.
+    tasks.shutdown().await;
+    held?.release().await
 }
 
 /// Watches and reconciles, for ever.

@@ -10,7 +10,7 @@ use kubevmm_api::{VirtualMachineDisk, VirtualMachineStatus, names, power};
 use crate::object::{enumerate, name, uid};
 use crate::vm::candidates::{Refusal, candidates};
 use crate::vm::decide::{Action, delete_pod, delete_pods, host_lost, is_leaving_soon};
-use crate::vm::disks::{Disks, is_shared, move_to, names_of};
+use crate::vm::disks::{Disks, is_shared, move_to, names_of, pinned_to};
 use crate::vm::pod::{Phase, build, differs, phase};
 use crate::vm::status::Shown;
 use crate::vm::view::View;
@@ -170,7 +170,18 @@ fn placed_on(
         }
         Phase::Running(on) if on == node => {
             current.pod_uid = Some(uid(pod).to_owned());
-            if !active && let Err((reason, message)) = confirm(view, disks, node, &mut current) {
+            // Disks that the VM got since it was placed.
+            let held = disks.held.as_deref().unwrap_or_default();
+            let (stuck, free): (Vec<_>, Vec<_>) =
+                held.iter().cloned().partition(|disk| pinned_to(view, disk).is_some_and(|pinned| pinned != node));
+            placing.before.extend(move_to(&free, node));
+            if !active && !stuck.is_empty() {
+                let message = format!(
+                    "the disks {} lie in pools of other hosts: stop the VM (spec.runStrategy: Halted) and remove them",
+                    enumerate(&names_of(&stuck))
+                );
+                placing.scheduled = Wanted::no(SCHEDULED, "DataElsewhere", message);
+            } else if !active && let Err((reason, message)) = confirm(view, disks, node, &mut current) {
                 placing.scheduled = Wanted::no(SCHEDULED, reason, message);
             }
             placing.placement = Some(current);

@@ -367,6 +367,15 @@ fn a_new_session_is_confirmed_while_the_domain_is_off() {
 }
 
 #[test]
+fn a_disk_that_a_placed_vm_gets_follows_it_unless_its_data_lie_elsewhere() {
+    let with =
+        |status: &str| view(DISK, &placed("")).disk(disk("", &format!("{HELD}, {status}"))).pods(&[running(1, "a")]);
+    assert_eq!(outcome(&with("")).0, ["disk data: used by web, node a"]);
+    let (steps, status) = outcome(&with("volumeName: v, nodeName: b"));
+    assert_eq!((steps, scheduled(&status).1), (vec![], "DataElsewhere"));
+}
+
+#[test]
 fn once_settled_there_is_nothing_to_write() {
     let settled = |status: &str| {
         let mut view = view("", status).pods(&[running(1, "a")]);
