@@ -35,6 +35,12 @@ pub enum Error {
     /// The lab needs rights that the caller lacks.
     #[error("the lab makes namespaces and mounts: run it as root")]
     NotRoot,
+    /// The kernel's limit is reached; a kubelet would end at once.
+    #[error(
+        "the hosts need {0} inotify instances and the machine has fewer left (fs.inotify.max_user_instances): end \
+         another lab, or raise the limit with `sysctl fs.inotify.max_user_instances=1024`"
+    )]
+    Inotify(usize),
     /// The host is not running.
     #[error("host {0} is down: boot it with `lab start {0}`")]
     HostDown(String),

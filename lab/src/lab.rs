@@ -8,6 +8,7 @@ use std::{
     thread,
 };
 
+use nix::sys::inotify::{InitFlags, Inotify};
 use tracing::info;
 
 use crate::{
@@ -102,6 +103,7 @@ impl Lab {
         fs::write(&mark, "").file("write", mark)?;
         options.save()?;
         pki::make_cluster(options)?;
+        self.check_inotify()?;
         info!("starting the switch");
         switch::start(options)?;
         let served = switch::served_dir(options).join(GUEST_IMAGE);
@@ -117,6 +119,20 @@ impl Lab {
         fs::write(&mark, process::boot_id()).file("write", mark)?;
         info!("the lab is up");
         Ok(())
+    }
+
+    /// The limit is the machine's for all processes of a user, and the lab does not change it.
+    fn check_inotify(&self) -> Result<()> {
+        let needed = |name: HostName| match self.host(name).init() {
+            Some(_) => 0,
+            None if name.is_control_plane() => 16,
+            None => 12,
+        };
+        let names = self.options.node_names();
+        let needed = names.into_iter().map(needed).sum::<usize>() + needed(HostName::ControlPlane);
+        // Held together, and let go at once.
+        let instances: nix::Result<Vec<_>> = (0..needed).map(|_| Inotify::init(InitFlags::IN_CLOEXEC)).collect();
+        instances.map(drop).map_err(|_| Error::Inotify(needed))
     }
 
     /// Boots the control plane and nodes side by side, those that are not up.
