@@ -23,7 +23,7 @@ impl Task {
                 let status = self.status();
                 if let Some(request) = pending(&self.vm.spec, &status) {
                     let answer = LastPowerRequest { id: request.id.clone(), action: request.action, result };
-                    self.unwritten.last_power_request = Some(answer);
+                    self.own.last_power_request = Some(answer);
                 }
             }
             Step::Start => {
@@ -40,7 +40,7 @@ impl Task {
             Step::ReportReleased => self.report_released().await,
             Step::ReportGone => {
                 if self.remove_seed().await {
-                    self.unwritten.host_released = true;
+                    self.own.host_released = true;
                 }
             }
         }
@@ -60,7 +60,7 @@ impl Task {
         }
         self.reread().await;
         // What runs must be known to be of this spec even if this process ends right after the start.
-        self.unwritten.effective = Some(prepared.effective);
+        self.own.effective = Some(prepared.effective);
         self.persist().await.map_err(|error| api_unavailable(&error))?;
         self.prove_placement().await.map_err(|error| api_unavailable(&error))?;
         if self.vm.metadata.generation != generation || !self.may_start() {
@@ -72,7 +72,7 @@ impl Task {
             self.note_failed_start(&error);
             return Ok(());
         }
-        self.unwritten.start_time = Some(now());
+        self.own.start_time = Some(now());
         self.memory.acted_for = pending(&self.vm.spec, &self.status()).map(|request| request.id.clone());
         self.memory.waiting = None;
         self.memory.needs.reset();

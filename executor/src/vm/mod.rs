@@ -32,8 +32,12 @@ mod backoff;
 mod cluster;
 mod decide;
 mod domains;
+#[cfg(test)]
+mod fakes;
 mod prepare;
 mod status;
+#[cfg(test)]
+mod stories;
 mod task;
 
 use std::collections::{HashMap, HashSet};

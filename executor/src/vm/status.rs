@@ -21,18 +21,31 @@ use crate::host::NotYet;
 /// The conditions that the executor writes.
 const CONDITIONS: [&str; 5] = [READY, RESTART_REQUIRED, AGENT_CONNECTED, ADDRESSES_KNOWN, HOST_RELEASED];
 
-/// What this task knows and the API server does not have yet.
+/// What this task knows by itself: over what the status says, which may be older, or not have it yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Unwritten {
+pub(super) struct Own {
+    /// The last stop that this task has seen.
     pub last_stop: Option<LastStop>,
-    pub last_power_request: Option<LastPowerRequest>,
-    pub released_epoch: Option<i64>,
+    /// What the domain was started with.
     pub effective: Option<EffectiveSpec>,
+    /// When it was started.
     pub start_time: Option<Time>,
+    /// An answer that has not been written yet.
+    pub last_power_request: Option<LastPowerRequest>,
+    /// A release that has not been reported yet.
+    pub released_epoch: Option<i64>,
+    /// Nothing is left here, which has not been reported yet.
     pub host_released: bool,
 }
 
-impl Unwritten {
+impl Own {
+    /// The API server has it all. Facts stay: its memory may go back in time.
+    pub(super) fn written(&mut self) {
+        self.last_power_request = None;
+        self.released_epoch = None;
+        self.host_released = false;
+    }
+
     /// The status with this over it.
     pub(super) fn over(&self, status: &VirtualMachineStatus, now: &Time) -> VirtualMachineStatus {
         let mut status = status.clone();
@@ -64,7 +77,7 @@ pub(super) struct Guest {
 pub(super) struct Facts<'a> {
     pub vm: &'a VirtualMachine,
     pub identity: &'a Identity,
-    pub unwritten: &'a Unwritten,
+    pub own: &'a Own,
     pub seen: &'a Seen,
     pub phase: &'a Phase,
     pub guest: &'a Guest,
@@ -76,7 +89,7 @@ pub(super) struct Facts<'a> {
 /// The executor's part of the status.
 pub(super) fn render(facts: &Facts<'_>) -> VirtualMachineStatus {
     let there = facts.vm.status.clone().unwrap_or_default();
-    let status = facts.unwritten.over(&there, facts.now);
+    let status = facts.own.over(&there, facts.now);
     let active = facts.seen.is_active();
     let reachable = !matches!(facts.seen, Seen::Unreachable(_));
     let defined = matches!(facts.seen, Seen::Ours(_)) || !reachable;
@@ -141,7 +154,7 @@ fn domain(facts: &Facts<'_>, status: &VirtualMachineStatus) -> Option<DomainStat
             state: found.state,
             generation: Some(found.generation),
             start_time: facts
-                .unwritten
+                .own
                 .start_time
                 .clone()
                 .or_else(|| status.domain.as_ref().and_then(|domain| domain.start_time.clone())),
@@ -274,14 +287,14 @@ mod tests {
         serde_yaml_ng::from_str(&yaml).unwrap()
     }
 
-    fn of(vm: &VirtualMachine, seen: &Seen, phase: &Phase, unwritten: &Unwritten, second: i64) -> VirtualMachineStatus {
+    fn of(vm: &VirtualMachine, seen: &Seen, phase: &Phase, own: &Own, second: i64) -> VirtualMachineStatus {
         let uuid = Uuid::parse_str(UID).unwrap();
         let identity = Identity { name: "shop.web".into(), uuid, cluster: "c".into(), uid: UID.into() };
         let wanted =
             merge("web", UID, &vm.spec, None, None).map_err(|e| NotYet::on_change("InvalidSpec", e.to_string()));
         let guest = Guest::default();
         let now = at(second);
-        render(&Facts { vm, identity: &identity, unwritten, seen, phase, guest: &guest, wanted: &wanted, now: &now })
+        render(&Facts { vm, identity: &identity, own, seen, phase, guest: &guest, wanted: &wanted, now: &now })
     }
 
     fn running() -> Seen {
@@ -296,8 +309,8 @@ mod tests {
     #[test]
     fn what_is_written_is_not_written_again() {
         let mut vm = vm("{memory: {size: 1Gi}}");
-        let unwritten = Unwritten { start_time: Some(at(5)), ..Default::default() };
-        let first = of(&vm, &running(), &Phase::Running, &unwritten, 10);
+        let own = Own { start_time: Some(at(5)), ..Default::default() };
+        let first = of(&vm, &running(), &Phase::Running, &own, 10);
         assert_eq!(reason(&first, READY), ("True", "Running"));
         assert_eq!(first.printable_status.as_deref(), Some("Running"));
         let mut read = first.clone();
@@ -305,7 +318,7 @@ mod tests {
         read.conditions.reverse();
         read.conditions.push(Wanted::yes(condition::SCHEDULED, "Placed", "").over(&[], None, &at(1)));
         vm.status = Some(read.clone());
-        let again = of(&vm, &running(), &Phase::Running, &Unwritten::default(), 20);
+        let again = of(&vm, &running(), &Phase::Running, &Own::default(), 20);
         assert_eq!(own_part(&read), again);
     }
 
@@ -314,11 +327,11 @@ mod tests {
         let mut vm = vm("{memory: {size: 2Gi}}");
         let before = merge("web", UID, &serde_yaml_ng::from_str("{memory: {size: 1Gi}}").unwrap(), None, None).unwrap();
         vm.status.as_mut().unwrap().effective = Some(before);
-        let status = of(&vm, &running(), &Phase::Running, &Unwritten::default(), 1);
+        let status = of(&vm, &running(), &Phase::Running, &Own::default(), 1);
         let condition = condition::find(&status.conditions, RESTART_REQUIRED).unwrap();
         assert_eq!(condition.status, "True");
         assert!(condition.message.ends_with("memory"), "{}", condition.message);
-        let off = of(&vm, &Seen::Absent, &Phase::Stopped, &Unwritten::default(), 1);
+        let off = of(&vm, &Seen::Absent, &Phase::Stopped, &Own::default(), 1);
         assert_eq!(reason(&off, RESTART_REQUIRED), ("False", "NotRunning"));
         assert_eq!((off.effective, off.domain), (None, None));
     }
@@ -326,10 +339,10 @@ mod tests {
     #[test]
     fn while_libvirt_is_away_the_domain_is_not_denied() {
         let mut vm = vm("{memory: {size: 1Gi}}");
-        let before = of(&vm, &running(), &Phase::Running, &Unwritten::default(), 1);
+        let before = of(&vm, &running(), &Phase::Running, &Own::default(), 1);
         vm.status = Some(before.clone());
         let away = Seen::Unreachable("no socket".into());
-        let status = of(&vm, &away, &Phase::Unreachable("no socket".into()), &Unwritten::default(), 2);
+        let status = of(&vm, &away, &Phase::Unreachable("no socket".into()), &Own::default(), 2);
         assert_eq!((&status.domain, &status.effective), (&before.domain, &before.effective));
         assert_eq!(reason(&status, READY), ("Unknown", "LibvirtUnavailable"));
         assert_eq!(status.printable_status.as_deref(), Some("Unknown"));
@@ -339,11 +352,11 @@ mod tests {
     fn a_deleted_vm_says_when_nothing_is_left() {
         let mut vm = vm("{memory: {size: 1Gi}}");
         vm.metadata.deletion_timestamp = Some(at(1));
-        let unwritten = Unwritten { host_released: true, ..Default::default() };
-        let status = of(&vm, &Seen::Absent, &Phase::Gone, &unwritten, 2);
+        let own = Own { host_released: true, ..Default::default() };
+        let status = of(&vm, &Seen::Absent, &Phase::Gone, &own, 2);
         assert_eq!(reason(&status, HOST_RELEASED), ("True", "Released"));
         assert_eq!(status.printable_status.as_deref(), Some("Terminating"));
-        let before = of(&vm, &running(), &Phase::Stopping, &Unwritten::default(), 2);
+        let before = of(&vm, &running(), &Phase::Stopping, &Own::default(), 2);
         assert_eq!(condition::find(&before.conditions, HOST_RELEASED), None);
     }
 
@@ -354,7 +367,7 @@ mod tests {
             &vm,
             &Seen::Ours(Found { epoch: 1, generation: 3, state: DomainState::Shutoff }),
             &Phase::Stopped,
-            &Unwritten::default(),
+            &Own::default(),
             1,
         );
         assert_eq!(status.interfaces[0].name, "lan");

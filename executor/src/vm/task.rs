@@ -19,7 +19,7 @@ use super::cluster::{Cluster, name_of};
 use super::decide::{End, Memory, Phase, Seen, Step, Trouble, View, next};
 use super::domains::{Domains, Identity};
 use super::prepare::{Makers, effective};
-use super::status::{Facts, Guest, Unwritten, own_part, render};
+use super::status::{Facts, Guest, Own, own_part, render};
 use crate::Error;
 use crate::api::{is_conflict, is_not_found};
 use crate::host::Retry;
@@ -100,7 +100,7 @@ pub(super) struct Task {
     /// Whether the domain ran when it was last seen; `None` before the first look.
     was_active: Option<bool>,
     pub(super) memory: Memory,
-    pub(super) unwritten: Unwritten,
+    pub(super) own: Own,
     pub(super) guest: Guest,
     details_stale: bool,
     addresses: Schedule,
@@ -129,7 +129,7 @@ impl Task {
             left: None,
             was_active: None,
             memory,
-            unwritten: Unwritten::default(),
+            own: Own::default(),
             guest: Guest::default(),
             details_stale: false,
             addresses: Schedule::default(),
@@ -191,7 +191,7 @@ impl Task {
 
     /// Whether the domain may be started now, by what is known now.
     pub(super) fn may_start(&self) -> bool {
-        self.next_step() == Step::Start
+        self.left.is_none() && self.next_step() == Step::Start
     }
 
     /// The VM is not what it was: the API server must be asked.
@@ -214,9 +214,9 @@ impl Task {
         })
     }
 
-    /// The status with what has not been written yet.
+    /// The status with what this task knows by itself.
     pub(super) fn status(&self) -> VirtualMachineStatus {
-        self.unwritten.over(&self.vm.status.clone().unwrap_or_default(), &now())
+        self.own.over(&self.vm.status.clone().unwrap_or_default(), &now())
     }
 
     /// Reads what libvirt has, if that is not known, and notes what follows from a change.
@@ -273,7 +273,7 @@ impl Task {
         let request = pending(&self.vm.spec, &status).map(|request| request.id.clone());
         let reason = self.memory.ended(request.as_deref(), Instant::now());
         let request_id = status.last_power_request.map(|last| last.id);
-        self.unwritten.last_stop = Some(LastStop { reason, time: now(), request_id });
+        self.own.last_stop = Some(LastStop { reason, time: now(), request_id });
         self.guest = Guest::default();
         self.addresses.stop();
         self.run += 1;
@@ -457,7 +457,7 @@ impl Task {
         let status = render(&Facts {
             vm: &self.vm,
             identity: &self.identity,
-            unwritten: &self.unwritten,
+            own: &self.own,
             seen,
             phase: &self.phase,
             guest: &self.guest,
@@ -465,13 +465,13 @@ impl Task {
             now: &now(),
         });
         if self.vm.status.as_ref().is_some_and(|there| own_part(there) == status) {
-            self.unwritten = Unwritten::default();
+            self.own.written();
             return Ok(());
         }
         match self.hands.cluster.write_status(&self.vm, &status).await {
             Ok(vm) => {
                 self.writes.reset();
-                self.unwritten = Unwritten::default();
+                self.own.written();
                 self.adopt(Arc::new(vm), true);
                 Ok(())
             }
@@ -486,7 +486,7 @@ impl Task {
     /// A release that has been reported is followed by a renewal of the Lease: if the API server's memory goes back to
     /// before it, it goes back to before the renewal too, which ends the session.
     async fn renew_after_release(&mut self) {
-        if self.renew_due && self.unwritten.released_epoch.is_none() {
+        if self.renew_due && self.own.released_epoch.is_none() {
             self.renew_due = false;
             if let Err(error) = self.hands.cluster.renew().await {
                 tracing::warn!(%error, "cannot renew the Lease after a release");
@@ -497,7 +497,7 @@ impl Task {
     pub(super) fn note_released(&mut self, epoch: i64) {
         self.memory.released = epoch.max(self.memory.released);
         self.hands.released.note(&self.identity.uid, epoch);
-        self.unwritten.released_epoch = Some(epoch);
+        self.own.released_epoch = Some(epoch);
         self.renew_due = true;
     }
 

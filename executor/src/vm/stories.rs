@@ -1,0 +1,285 @@
+//! Whole lives of VMs, with the task as it runs, on a host and an API server in memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kubevmm_api::VirtualMachine;
+use kubevmm_api::vm::{DomainState, Release, StopReason};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::fakes::{Fake, conditions, vm};
+use super::task::{Input, Task};
+use crate::libvirt::{DomainEvent, Lifecycle, ShutdownDetail, StartedDetail, StoppedDetail};
+
+const ALWAYS: &str = "{memory: {size: 1Gi}, terminationGracePeriodSeconds: 15, cloudInit: {userData: x}}";
+
+struct Story {
+    fake: Fake,
+    inbox: mpsc::UnboundedSender<Input>,
+    task: JoinHandle<()>,
+}
+
+impl Story {
+    fn of(vm: VirtualMachine) -> Self {
+        let fake = Fake::default();
+        fake.with(|world| {
+            world.session = "s".into();
+            world.vm = Some(vm);
+        });
+        Self::with(fake)
+    }
+
+    fn with(fake: Fake) -> Self {
+        let (inbox, queue) = mpsc::unbounded_channel();
+        let vm = fake.with(|world| world.vm.clone().unwrap());
+        let task = tokio::spawn(Task::new(fake.hands(), Arc::new(vm), queue).run());
+        Self { fake, inbox, task }
+    }
+
+    /// Lets the task work until it waits, and then lets this time pass.
+    async fn pass(&self, seconds: f32) {
+        tokio::time::sleep(Duration::from_secs_f32(seconds)).await;
+    }
+
+    /// A user, or the controller, changes the VM.
+    fn change(&self, change: impl FnOnce(&mut VirtualMachine)) {
+        let vm = self.fake.with(|world| {
+            let vm = world.vm.as_mut().unwrap();
+            change(vm);
+            vm.clone()
+        });
+        self.send(Input::Object { vm: Arc::new(vm), listed: false });
+    }
+
+    fn send(&self, input: Input) {
+        self.inbox.send(input).unwrap();
+    }
+
+    fn lifecycle(&self, kind: Lifecycle) {
+        self.send(Input::Domain(DomainEvent::Lifecycle(kind)));
+    }
+
+    /// The domain ends, and libvirt says how.
+    fn ends(&self, shutdown: Option<ShutdownDetail>, stopped: StoppedDetail) {
+        self.fake.with(|world| world.domain.as_mut().unwrap().state = DomainState::Shutoff);
+        if let Some(detail) = shutdown {
+            self.lifecycle(Lifecycle::Shutdown(detail));
+        }
+        self.lifecycle(Lifecycle::Stopped(stopped));
+    }
+
+    fn last_stop(&self) -> StopReason {
+        self.fake.status().last_stop.unwrap().reason
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_starts_once_its_placement_is_proved() {
+    let story = Story::of(vm(ALWAYS, 1));
+    story.pass(0.1).await;
+    assert_eq!(story.fake.done(), ["put seed", "define", "status", "renew", "get", "create", "status"]);
+    let status = story.fake.status();
+    assert_eq!(conditions(&status)["Ready"], "True/Running");
+    assert_eq!(status.domain.unwrap().epoch, 1);
+    story.pass(3600.0).await;
+    assert_eq!(story.fake.done(), Vec::<&str>::new(), "once converged, silence");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_placement_that_the_api_server_no_longer_says_starts_nothing() {
+    for change in [
+        (|vm| vm.status.as_mut().unwrap().node_name = Some("n2".into())) as fn(&mut VirtualMachine),
+        |vm| vm.status.as_mut().unwrap().placement.as_mut().unwrap().confirmed = Some("older".into()),
+        |vm| vm.status.as_mut().unwrap().placement.as_mut().unwrap().release = Release::Stop,
+        |vm| vm.metadata.deletion_timestamp = Some(super::task::now()),
+        |vm| vm.metadata.uid = Some("another".into()),
+    ] {
+        let known = vm(ALWAYS, 1);
+        let fake = Fake::default();
+        fake.with(|world| {
+            world.session = "s".into();
+            world.vm = Some(known.clone());
+        });
+        let (_inbox, queue) = mpsc::unbounded_channel();
+        fake.with(|world| change(world.vm.as_mut().unwrap()));
+        let task = tokio::spawn(Task::new(fake.hands(), Arc::new(known), queue).run());
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(fake.with(|world| world.starts), 0);
+        task.abort();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_shuts_down_is_started_again() {
+    let story = Story::of(vm(ALWAYS, 1));
+    story.pass(60.0).await;
+    story.ends(Some(ShutdownDetail::Guest), StoppedDetail::Shutdown);
+    story.pass(0.1).await;
+    assert_eq!(story.last_stop(), StopReason::GuestShutdown);
+    assert_eq!(story.fake.state(), Some(DomainState::Running));
+    story.lifecycle(Lifecycle::Started(StartedDetail::Booted));
+
+    story.pass(60.0).await;
+    story.ends(None, StoppedDetail::Failed);
+    story.pass(0.1).await;
+    assert_eq!(story.last_stop(), StopReason::Crashed);
+    assert_eq!(story.fake.status().printable_status.as_deref(), Some("Starting"), "after a pause");
+    story.pass(1.0).await;
+    assert_eq!(story.fake.state(), Some(DomainState::Running));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_event_that_says_why_may_come_after_the_end_is_seen() {
+    let story = Story::of(vm(ALWAYS, 1));
+    story.pass(60.0).await;
+    story.fake.with(|world| world.domain.as_mut().unwrap().state = DomainState::Shutoff);
+    story.send(Input::Reread);
+    story.pass(0.2).await;
+    story.lifecycle(Lifecycle::Shutdown(ShutdownDetail::Host));
+    story.lifecycle(Lifecycle::Stopped(StoppedDetail::Shutdown));
+    story.pass(0.1).await;
+    assert_eq!(story.last_stop(), StopReason::HostRequest);
+    story.pass(5.0).await;
+    assert_eq!(story.fake.state(), Some(DomainState::Running));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_does_not_listen_is_destroyed_after_its_grace_period() {
+    let story = Story::of(vm(ALWAYS, 1));
+    story.pass(1.0).await;
+    story.fake.done();
+    story.change(|vm| {
+        vm.spec =
+            serde_yaml_ng::from_str("{runStrategy: Halted, memory: {size: 1Gi}, terminationGracePeriodSeconds: 15}")
+                .unwrap()
+    });
+    story.pass(14.0).await;
+    assert_eq!(story.fake.done(), ["status", "shutdown by ACPI", "shutdown by ACPI"]);
+    assert_eq!(conditions(&story.fake.status())["Ready"], "False/Stopping");
+    story.pass(2.0).await;
+    assert_eq!(story.fake.done(), ["destroy", "status"]);
+    assert_eq!(story.last_stop(), StopReason::Requested);
+    assert_eq!(conditions(&story.fake.status())["Ready"], "False/Stopped");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_vm_leaves_nothing_on_the_host() {
+    let story = Story::of(vm(ALWAYS, 1));
+    story.pass(1.0).await;
+    story.fake.done();
+    story.change(|vm| vm.metadata.deletion_timestamp = Some(super::task::now()));
+    story.pass(20.0).await;
+    assert_eq!(story.fake.state(), None);
+    assert_eq!(conditions(&story.fake.status())["HostReleased"], "True/Released");
+    assert!(story.fake.done().ends_with(&["undefine", "remove seed", "status"]));
+    story.fake.with(|world| world.vm = None);
+    story.send(Input::Left);
+    story.pass(1.0).await;
+    assert!(story.task.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_is_reported_and_then_the_lease_renewed() {
+    let story = Story::of(vm(ALWAYS, 4));
+    story.pass(1.0).await;
+    story.fake.done();
+    story.change(|vm| vm.status.as_mut().unwrap().placement.as_mut().unwrap().release = Release::Stop);
+    story.pass(20.0).await;
+    assert!(story.fake.done().ends_with(&["undefine", "remove seed", "status", "renew"]));
+    let status = story.fake.status();
+    assert_eq!((status.released_epoch, status.domain), (Some(4), None));
+    // An API server that has forgotten the release gets no second start out of this host.
+    story.change(|vm| {
+        let status = vm.status.as_mut().unwrap();
+        status.released_epoch = None;
+        status.placement.as_mut().unwrap().release = Release::None;
+    });
+    story.pass(60.0).await;
+    assert_eq!(story.fake.with(|world| world.starts), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happens_while_the_api_server_is_away_is_told_later() {
+    let story = Story::of(vm(ALWAYS, 1));
+    story.pass(60.0).await;
+    story.fake.with(|world| world.api_is_down = true);
+    story.ends(Some(ShutdownDetail::Guest), StoppedDetail::Shutdown);
+    story.pass(600.0).await;
+    assert_eq!(story.fake.state(), Some(DomainState::Shutoff), "no start without proof");
+    story.fake.with(|world| world.api_is_down = false);
+    story.pass(40.0).await;
+    assert_eq!(story.last_stop(), StopReason::GuestShutdown);
+    assert_eq!(story.fake.state(), Some(DomainState::Running));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_fails_is_tried_again_with_pauses() {
+    let story = Story::of(vm(ALWAYS, 1));
+    story.fake.with(|world| world.failing_starts = 3);
+    story.pass(0.1).await;
+    assert_eq!(conditions(&story.fake.status())["Ready"], "False/StartFailed");
+    story.pass(6.0).await;
+    assert_eq!(story.fake.state(), Some(DomainState::Shutoff), "1 + 2 + 4 s");
+    story.pass(1.5).await;
+    assert_eq!(conditions(&story.fake.status())["Ready"], "True/Running");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_nobody_watched_has_no_known_reason() {
+    let story = Story::of(vm("{runStrategy: Manual, memory: {size: 1Gi}, powerRequest: {id: a, action: Start}}", 1));
+    story.pass(1.0).await;
+    assert_eq!(story.fake.state(), Some(DomainState::Running));
+    story.task.abort();
+    story.fake.with(|world| world.domain.as_mut().unwrap().state = DomainState::Shutoff);
+    let next = Story::with(story.fake.clone());
+    next.pass(60.0).await;
+    assert_eq!(next.last_stop(), StopReason::Unknown);
+    assert_eq!(next.fake.state(), Some(DomainState::Shutoff), "a manual VM stays off");
+}
+
+/// Starts, restarts by request and deletes a VM; the executor is killed at a call with an effect, before or after it, and
+/// another one goes on.
+async fn life_with_a_kill(kill: (usize, bool)) -> (Vec<String>, usize) {
+    let mut story = Story::of(vm(ALWAYS, 1));
+    story.fake.with(|world| world.killed_at = Some(kill));
+    let mut killed = false;
+    let mut states = Vec::new();
+    let steps: [fn(&mut VirtualMachine); 3] = [
+        |_| {},
+        |vm| vm.spec.power_request = serde_yaml_ng::from_str("{id: r, action: Restart, force: true}").unwrap(),
+        |vm| vm.metadata.deletion_timestamp = Some(super::task::now()),
+    ];
+    for step in steps {
+        story.change(step);
+        story.pass(40.0).await;
+        let stuck =
+            story.fake.with(|world| std::mem::take(&mut world.killed_at).is_some_and(|(call, _)| world.reached(call)));
+        if stuck && !killed {
+            killed = true;
+            story.task.abort();
+            story = Story::with(story.fake.clone());
+            story.pass(40.0).await;
+        } else if !killed {
+            story.fake.with(|world| world.killed_at = Some(kill));
+        }
+        let status = story.fake.status();
+        let mut conditions: Vec<_> = conditions(&status).into_iter().map(|(k, v)| format!("{k}={v}")).collect();
+        conditions.sort();
+        let answered = status.last_power_request.map(|last| last.id);
+        states.push(format!("{:?} {answered:?} {conditions:?}", story.fake.state()));
+    }
+    (states, story.fake.with(|world| world.starts))
+}
+
+#[tokio::test(start_paused = true)]
+async fn killed_anywhere_it_ends_the_same() {
+    let (undisturbed, starts) = life_with_a_kill((usize::MAX, false)).await;
+    assert_eq!(starts, 2);
+    assert!(undisturbed[2].contains("HostReleased=True/Released"), "{undisturbed:?}");
+    for kill in (1..=25).flat_map(|call| [(call, false), (call, true)]) {
+        let (states, starts) = life_with_a_kill(kill).await;
+        assert_eq!(states, undisturbed, "killed at {kill:?}");
+        assert_eq!(starts, 2, "killed at {kill:?}");
+    }
+}
