@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::shapes::{self, Shape};
-use crate::tree::{Element, Node, Tree, split_name};
+use crate::shapes::{self, Child, Shape};
+use crate::tree::{Element, Node, Tree, declared_prefix, split_name};
 
 impl Tree {
     /// The same document in canonical form: without white space where libvirt's schemas have no text, and siblings of
@@ -11,14 +11,15 @@ impl Tree {
     /// appearance. Siblings of one name, attributes and everything below unknown elements keep their order.
     #[must_use]
     pub fn canonical(&self) -> Self {
-        let mut tree = self.clone();
-        tree.make_canonical();
-        tree
+        self.clone().into_canonical()
     }
 
-    pub(crate) fn make_canonical(&mut self) {
+    /// [`Tree::canonical`] without a copy.
+    #[must_use]
+    pub fn into_canonical(mut self) -> Self {
         let shape = root_shape(&self.root);
         canonical(&mut self.root, shape, &mut Declared::default());
+        self
     }
 }
 
@@ -36,62 +37,79 @@ impl Declared {
     fn enter(&mut self, element: &Element) -> usize {
         let before = self.0.len();
         for attribute in element.attributes() {
-            if let Some(prefix) = crate::tree::declared_prefix(&attribute.name) {
-                self.0.push((prefix.to_owned(), attribute.value.clone()));
+            if let Some(prefix) = declared_prefix(&attribute.name) {
+                self.0.push((prefix.to_owned(), attribute.value().to_owned()));
             }
         }
         before
     }
 
+    fn leave(&mut self, before: usize) {
+        self.0.truncate(before);
+    }
+
     fn resolve(&self, prefix: &str) -> &str {
         self.0.iter().rev().find(|(there, _)| there == prefix).map_or("", |(_, namespace)| namespace)
     }
+
+    /// What the schema says of a child whose own declarations have been entered.
+    fn child(&self, shape: &'static Shape, child: &Element) -> Option<&'static Child> {
+        let (prefix, name) = split_name(child.name());
+        shape.child(self.resolve(prefix), name)
+    }
 }
 
+/// `declared` has what stands around the element.
 fn canonical(element: &mut Element, shape: Option<&'static Shape>, declared: &mut Declared) {
     // Below an element that no schema knows, nothing is known.
     let Some(shape) = shape else { return };
     drop_blank_text(element, shape);
+    if element.nodes().is_empty() {
+        return;
+    }
     let before = declared.enter(element);
-    if !shape.is_ordered {
+    let mut last_rank = 0;
+    let mut is_sorted = true;
+    for node in element.nodes_mut() {
+        let Node::Element(child) = node else { continue };
+        let inner = declared.enter(child);
+        let known = declared.child(shape, child);
+        declared.leave(inner);
+        canonical(child, known.map(Child::shape), declared);
+        // Among unknown children, only their names tell.
+        is_sorted &= known.is_some_and(|known| known.rank >= last_rank);
+        last_rank = known.map_or(0, |known| known.rank);
+    }
+    let has_text = element.nodes().iter().any(|n| matches!(n, Node::Text(_)));
+    if !is_sorted && !shape.is_ordered && !has_text {
         order(element, shape, declared);
     }
-    for node in element.nodes_mut() {
-        if let Node::Element(child) = node {
-            let inner = declared.enter(child);
-            let (prefix, name) = split_name(child.name());
-            let of_child = shape.child(declared.resolve(prefix), name).map(|c| c.shape());
-            declared.0.truncate(inner);
-            canonical(child, of_child, declared);
-        }
-    }
-    declared.0.truncate(before);
+    declared.leave(before);
 }
 
 fn drop_blank_text(element: &mut Element, shape: &Shape) {
     let is_blank = |n: &Node| matches!(n, Node::Text(t) if t.bytes().all(|b| b.is_ascii_whitespace()));
-    if shape.text.is_none() && element.nodes().iter().all(|n| matches!(n, Node::Element(_)) || is_blank(n)) {
+    let has_text = element.nodes().iter().any(|n| matches!(n, Node::Text(_)));
+    if has_text && shape.text.is_none() && element.nodes().iter().all(|n| matches!(n, Node::Element(_)) || is_blank(n))
+    {
         element.nodes_mut().retain(|n| matches!(n, Node::Element(_)));
     }
 }
 
-fn order(element: &mut Element, shape: &Shape, declared: &mut Declared) {
-    if element.nodes().iter().any(|n| matches!(n, Node::Text(_))) {
-        return;
-    }
+/// Sorts children by rank. `declared` has what the element declares.
+fn order(element: &mut Element, shape: &'static Shape, declared: &mut Declared) {
     let mut unknown = HashMap::<String, usize>::new();
     let mut ranks = Vec::with_capacity(element.nodes().len());
     for child in element.elements() {
         let before = declared.enter(child);
-        let (prefix, name) = split_name(child.name());
-        let rank = match shape.child(declared.resolve(prefix), name) {
+        let rank = match declared.child(shape, child) {
             Some(known) => known.rank,
             None => {
                 let next = shape.child_count() + unknown.len();
                 *unknown.entry(child.name().to_owned()).or_insert(next)
             }
         };
-        declared.0.truncate(before);
+        declared.leave(before);
         ranks.push(rank);
     }
     if ranks.is_sorted() {

@@ -2,7 +2,12 @@
 //!
 //! The table is generated from libvirt's RELAX NG schemas by `examples/shapes` and read once.
 
+mod names;
+
+use std::borrow::Cow;
 use std::sync::LazyLock;
+
+use names::Names;
 
 /// How a scalar is written in YAML.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,14 +31,13 @@ pub(crate) struct Shape {
     pub(crate) text: Option<Scalar>,
     /// The key of the text in YAML.
     pub(crate) text_key: &'static str,
-    /// Sorted by name.
-    attributes: Vec<(&'static str, Scalar)>,
+    attributes: Names<Scalar>,
     /// In canonical order.
     children: Vec<Child>,
-    /// Indexes of children, sorted by name and namespace.
-    by_name: Vec<u16>,
-    /// Indexes of children that can stand there many times, sorted by key and namespace.
-    by_list: Vec<u16>,
+    /// Indexes of children by their name.
+    by_name: Names<u16>,
+    /// Indexes of children that can stand there many times, by the key of their list.
+    by_list: Names<u16>,
 }
 
 /// A child element of a shape.
@@ -47,6 +51,8 @@ pub(crate) struct Child {
     pub(crate) list: Option<&'static str>,
     /// Place in canonical order.
     pub(crate) rank: usize,
+    /// Whether its own name is a key that means nothing else to the schema.
+    pub(crate) has_free_name: bool,
     shape: u16,
 }
 
@@ -56,6 +62,8 @@ pub(crate) const TEXT: &str = "$text";
 struct Table {
     roots: Vec<(&'static str, u16)>,
     shapes: Vec<Shape>,
+    /// All names of attributes and children.
+    names: Names<()>,
 }
 
 static TABLE: LazyLock<Table> = LazyLock::new(|| read(include_str!("shapes/libvirt.txt")));
@@ -67,6 +75,14 @@ pub(crate) fn root(name: &str) -> Option<&'static Shape> {
     table.shapes.get(usize::from(*shape))
 }
 
+/// The name, without a copy of its own if it is one of libvirt's.
+pub(crate) fn name(name: &str) -> Cow<'static, str> {
+    match TABLE.names.find(name) {
+        Some(known) => Cow::Borrowed(known),
+        None => Cow::Owned(name.to_owned()),
+    }
+}
+
 /// Names of the documents that the table knows.
 pub(crate) fn roots() -> impl Iterator<Item = &'static str> {
     TABLE.roots.iter().map(|(name, _)| *name)
@@ -75,28 +91,17 @@ pub(crate) fn roots() -> impl Iterator<Item = &'static str> {
 impl Shape {
     /// Kind of an attribute of the schema.
     pub(crate) fn attribute(&self, name: &str) -> Option<Scalar> {
-        let at = self.attributes.binary_search_by(|(there, _)| (*there).cmp(name)).ok()?;
-        Some(self.attributes[at].1)
+        self.attributes.get(name).copied().next()
     }
 
     /// A child element of the schema.
     pub(crate) fn child(&self, namespace: &str, name: &str) -> Option<&Child> {
-        let key = |index: &u16| {
-            let child = &self.children[usize::from(*index)];
-            (child.name, child.namespace).cmp(&(name, namespace))
-        };
-        let at = self.by_name.binary_search_by(key).ok()?;
-        Some(&self.children[usize::from(self.by_name[at])])
+        self.by_name.get(name).map(|&at| &self.children[usize::from(at)]).find(|child| child.namespace == namespace)
     }
 
     /// The child whose list has this key.
     pub(crate) fn list(&self, namespace: &str, key: &str) -> Option<&Child> {
-        let order = |index: &u16| {
-            let child = &self.children[usize::from(*index)];
-            (child.list.unwrap_or_default(), child.namespace).cmp(&(key, namespace))
-        };
-        let at = self.by_list.binary_search_by(order).ok()?;
-        Some(&self.children[usize::from(self.by_list[at])])
+        self.by_list.get(key).map(|&at| &self.children[usize::from(at)]).find(|child| child.namespace == namespace)
     }
 
     /// How many children the schema has: the rank of one that it does not have.
@@ -115,7 +120,7 @@ impl Child {
 /// Reads the table. Its form is described at its top; it is part of the program, so a broken one is a panic in the
 /// first test.
 fn read(text: &'static str) -> Table {
-    let mut table = Table { roots: Vec::new(), shapes: Vec::new() };
+    let mut table = Table { roots: Vec::new(), shapes: Vec::new(), names: Names::default() };
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let words: Vec<&'static str> = line.split_whitespace().collect();
         match (words.as_slice(), table.shapes.last_mut()) {
@@ -125,19 +130,27 @@ fn read(text: &'static str) -> Table {
                 takes_anything: flags.contains(&"any"),
                 text: None,
                 text_key: TEXT,
-                attributes: Vec::new(),
+                attributes: Names::default(),
                 children: Vec::new(),
-                by_name: Vec::new(),
-                by_list: Vec::new(),
+                by_name: Names::default(),
+                by_list: Names::default(),
             }),
             (["text", kind @ ..], Some(shape)) => shape.text = Some(scalar(kind)),
             ([name, rest @ ..], Some(shape)) => match (name.strip_prefix('@'), rest) {
-                (Some(attribute), kind) => shape.attributes.push((attribute, scalar(kind))),
+                (Some(attribute), kind) => shape.attributes.add(attribute, scalar(kind)),
                 (None, [of_child, list @ ..]) => {
                     let (namespace, name) =
                         name.strip_prefix('{').and_then(|n| n.split_once('}')).unwrap_or(("", name));
                     let (rank, list) = (shape.children.len(), list.first().copied());
-                    shape.children.push(Child { namespace, name, list, rank, shape: number(of_child) });
+                    let shape_of_child = number(of_child);
+                    shape.children.push(Child {
+                        namespace,
+                        name,
+                        list,
+                        rank,
+                        has_free_name: false,
+                        shape: shape_of_child,
+                    });
                 }
                 (None, []) => unreachable!("a child without a shape in the table of shapes: {line}"),
             },
@@ -145,6 +158,14 @@ fn read(text: &'static str) -> Table {
         }
     }
     table.shapes.iter_mut().for_each(finish);
+    for shape in &table.shapes {
+        let children = shape.children.iter().map(|child| child.name);
+        for name in shape.attributes.names().chain(children) {
+            if table.names.find(name).is_none() {
+                table.names.add(name, ());
+            }
+        }
+    }
     table
 }
 
@@ -161,17 +182,23 @@ fn scalar(words: &[&str]) -> Scalar {
 }
 
 fn finish(shape: &mut Shape) {
-    shape.attributes.sort_unstable();
-    let children = &shape.children;
-    let count = u16::try_from(children.len()).unwrap_or(u16::MAX);
-    shape.by_name = (0..count).collect();
-    shape.by_name.sort_by_key(|&at| (children[usize::from(at)].name, children[usize::from(at)].namespace));
-    shape.by_list = (0..count).filter(|&at| children[usize::from(at)].list.is_some()).collect();
-    shape.by_list.sort_by_key(|&at| (children[usize::from(at)].list, children[usize::from(at)].namespace));
-    let is_taken = shape.attribute("value").is_some()
-        || shape.children.iter().any(|c| c.name == "value" || c.list == Some("value"));
+    for (at, child) in (0..).zip(&shape.children) {
+        shape.by_name.add(child.name, at);
+        if let Some(list) = child.list {
+            shape.by_list.add(list, at);
+        }
+    }
+    let is_taken = shape.attributes.find("value").is_some()
+        || shape.by_name.find("value").is_some()
+        || shape.by_list.find("value").is_some();
     if shape.text.is_some() && !is_taken {
         shape.text_key = "value";
+    }
+    for at in 0..shape.children.len() {
+        let child = &shape.children[at];
+        let is_other_list = shape.list(child.namespace, child.name).is_some_and(|list| list.name != child.name);
+        let is_free = shape.attribute(child.name).is_none() && shape.text_key != child.name && !is_other_list;
+        shape.children[at].has_free_name = is_free;
     }
 }
 

@@ -6,6 +6,8 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 
+use compact_str::{CompactString, ToCompactString};
+
 /// A whole XML document: its root element. Comments, the XML declaration and insignificant white space are not part
 /// of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,10 +19,20 @@ pub struct Tree {
 /// One attribute, a namespace declaration included.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attribute {
+    pub(crate) name: Cow<'static, str>,
+    pub(crate) value: CompactString,
+}
+
+impl Attribute {
     /// Name as written, with its prefix.
-    pub name: Cow<'static, str>,
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Value with references resolved.
-    pub value: String,
+    pub fn value(&self) -> &str {
+        &self.value
+    }
 }
 
 /// A child of an element.
@@ -29,7 +41,7 @@ pub enum Node {
     /// A child element.
     Element(Element),
     /// Character data, references resolved. Two texts are never neighbours, and a text is never empty.
-    Text(String),
+    Text(CompactString),
 }
 
 /// An element: name, attributes and content. The methods that take `self` build an element in one expression; the ones
@@ -63,7 +75,7 @@ impl Element {
     /// Adds an attribute, or replaces the value of the one that is there.
     #[must_use]
     pub fn attr(mut self, name: impl Into<Cow<'static, str>>, value: impl Display) -> Self {
-        self.set_attribute(name, value.to_string());
+        self.set_attribute(name, value);
         self
     }
 
@@ -93,7 +105,7 @@ impl Element {
     /// Appends text.
     #[must_use]
     pub fn text(mut self, text: impl Display) -> Self {
-        self.push_text(&text.to_string());
+        self.push_text(&text.to_compact_string());
         self
     }
 }
@@ -101,8 +113,8 @@ impl Element {
 /// Changing.
 impl Element {
     /// Sets an attribute; a new one comes last.
-    pub fn set_attribute(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<String>) {
-        let (name, value) = (name.into(), value.into());
+    pub fn set_attribute(&mut self, name: impl Into<Cow<'static, str>>, value: impl Display) {
+        let (name, value) = (name.into(), value.to_compact_string());
         match self.attributes.iter_mut().find(|a| a.name == name) {
             Some(there) => there.value = value,
             None => self.attributes.push(Attribute { name, value }),
@@ -121,7 +133,12 @@ impl Element {
         }
         match self.nodes.last_mut() {
             Some(Node::Text(there)) => there.push_str(text),
-            _ => self.nodes.push(Node::Text(text.to_owned())),
+            None => {
+                // Most elements with text hold nothing else.
+                self.nodes.reserve_exact(1);
+                self.nodes.push(Node::Text(text.into()));
+            }
+            Some(Node::Element(_)) => self.nodes.push(Node::Text(text.into())),
         }
     }
 
@@ -139,7 +156,11 @@ impl Element {
         removed
     }
 
-    pub(crate) fn push_attribute(&mut self, name: Cow<'static, str>, value: String) {
+    pub(crate) fn reserve_attributes(&mut self, count: usize) {
+        self.attributes.reserve_exact(count);
+    }
+
+    pub(crate) fn push_attribute(&mut self, name: Cow<'static, str>, value: CompactString) {
         self.attributes.push(Attribute { name, value });
     }
 

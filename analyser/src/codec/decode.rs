@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt::Write;
 
+use compact_str::CompactString;
+
 use super::{ATTRIBUTE, CONTENT, scalar};
 use crate::MAX_DEPTH;
 use crate::error::{Error, Result};
@@ -33,9 +35,7 @@ impl Tree {
         let shape = if is_plain { shapes::root(name) } else { None };
         decoder.path.push(Step::Key(name));
         let root = decoder.element(Cow::Owned(name.clone().into_owned()), content, shape)?;
-        let mut tree = Tree { root };
-        tree.make_canonical();
-        Ok(tree)
+        Ok(Tree { root }.into_canonical())
     }
 }
 
@@ -183,11 +183,11 @@ impl<'v> Decoder<'v> {
             return self.fail(format!("'{name}' is not a name of an attribute"));
         }
         let text = self.text(value, kind)?;
-        element.push_attribute(Cow::Owned(name.to_owned()), text);
+        element.push_attribute(shapes::name(name), text);
         Ok(())
     }
 
-    fn text(&self, value: &Value<'_>, kind: Scalar) -> Result<String> {
+    fn text(&self, value: &Value<'_>, kind: Scalar) -> Result<CompactString> {
         match scalar::decode(value, kind) {
             Ok(text) => match crate::xml::forbidden_character(&text) {
                 None => Ok(text),
@@ -238,7 +238,7 @@ impl<'v> Decoder<'v> {
         let child = shape.and_then(|s| s.child(namespace, local));
         let name = match child {
             Some(child) if prefix.is_empty() => Cow::Borrowed(child.name),
-            _ => Cow::Owned(name.to_owned()),
+            _ => shapes::name(name),
         };
         self.element(name, value, child.map(Child::shape))
     }

@@ -101,7 +101,7 @@ impl<'a> Encoder<'a> {
             let list = if is_declared_outside { first.child.and_then(|c| c.list) } else { None };
             let key = match list {
                 Some(list) => list_key(first.element, list),
-                None => self.name_key(first.element, element, shape),
+                None => self.name_key(first, element, shape),
             };
             let mut values: Vec<_> = group.iter().map(|p| self.element(p.element, p.child.map(Child::shape))).collect();
             let value = match values.pop() {
@@ -126,14 +126,16 @@ impl<'a> Encoder<'a> {
     }
 
     /// The key of children by their own name.
-    fn name_key(&self, child: &'a Element, parent: &Element, shape: Option<&Shape>) -> Cow<'a, str> {
-        let name = child.name();
+    fn name_key(&self, place: &Place<'a, '_>, parent: &Element, shape: Option<&Shape>) -> Cow<'a, str> {
+        let name = place.element.name();
         let (prefix, local) = split_name(name);
+        let is_free = prefix.is_empty() && place.child.is_some_and(|c| c.has_free_name && c.namespace.is_empty());
         let is_taken = parent.attribute(name).is_some()
-            || shape.is_some_and(|s| {
-                let list = s.list(self.scope.resolve(prefix), local);
-                s.attribute(name).is_some() || s.text_key == name || list.is_some_and(|list| list.name != local)
-            });
+            || !is_free
+                && shape.is_some_and(|s| {
+                    let list = s.list(self.scope.resolve(prefix), local);
+                    s.attribute(name).is_some() || s.text_key == name || list.is_some_and(|list| list.name != local)
+                });
         if is_taken { Cow::Owned(format!("<{name}>")) } else { Cow::Borrowed(name) }
     }
 
@@ -168,6 +170,14 @@ fn list_key<'a>(element: &Element, list: &'static str) -> Cow<'a, str> {
 
 /// Whether all elements of one name stand together.
 fn are_grouped(places: &[Place<'_, '_>]) -> bool {
+    let is_next = |a: &Place<'_, '_>, b: &Place<'_, '_>| match (a.child, b.child) {
+        (Some(before), Some(after)) => before.rank < after.rank || a.element.name() == b.element.name(),
+        _ => false,
+    };
+    // The usual case: all known, and in the schema's order.
+    if places.is_sorted_by(is_next) {
+        return true;
+    }
     let mut names: Vec<&str> = places.iter().map(|p| p.element.name()).collect();
     names.dedup();
     let runs = names.len();

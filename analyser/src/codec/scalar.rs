@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use compact_str::{CompactString, ToCompactString};
+
 use crate::shapes::Scalar;
 use crate::value::{NUMBER_END, Value};
 
@@ -18,12 +20,12 @@ pub(super) fn encode(text: &str, kind: Scalar) -> Value<'_> {
 }
 
 /// The text of a scalar, or what is wrong with it.
-pub(super) fn decode(value: &Value<'_>, kind: Scalar) -> Result<String, String> {
+pub(super) fn decode(value: &Value<'_>, kind: Scalar) -> Result<CompactString, String> {
     match (value, kind) {
-        (Value::String(text), _) => Ok(text.clone().into_owned()),
-        (Value::Number(number), _) => Ok(number.to_string()),
-        (Value::Bool(value), Scalar::YesNo) => Ok(if *value { "yes" } else { "no" }.to_owned()),
-        (Value::Bool(value), Scalar::OnOff) => Ok(if *value { "on" } else { "off" }.to_owned()),
+        (Value::String(text), _) => Ok(CompactString::from(&**text)),
+        (Value::Number(number), _) => Ok(number.to_compact_string()),
+        (Value::Bool(value), Scalar::YesNo) => Ok(CompactString::const_new(if *value { "yes" } else { "no" })),
+        (Value::Bool(value), Scalar::OnOff) => Ok(CompactString::const_new(if *value { "on" } else { "off" })),
         (Value::Bool(_), Scalar::Plain) => {
             Err("is no switch of libvirt's; a text that looks like one (yes, on, true) needs quotes".to_owned())
         }

@@ -8,6 +8,7 @@ use quick_xml::events::{BytesStart, Event};
 
 use super::scan;
 use crate::error::{Error, Result};
+use crate::shapes;
 use crate::tree::{Element, Node, Tree};
 
 /// How deep elements may nest. libxml2, and so libvirt, reads no deeper documents.
@@ -88,7 +89,7 @@ impl Parser<'_> {
                 }
                 Event::End(_) => self.end(),
                 Event::Text(text) => {
-                    if let Some(bad) = text.find("]]>") {
+                    if let Some(bad) = text.bytes().any(|b| b == b']').then(|| text.find("]]>")).flatten() {
                         return self.fail(at + bad, "']]>' in text; its '>' is written &gt;");
                     }
                     self.text(&text, at, true)?;
@@ -126,22 +127,24 @@ impl Parser<'_> {
         if !scan::is_name(name) {
             return self.fail(at + 1, format!("'{name}' is not a name of an element"));
         }
-        let mut element = Element::new(name.to_owned());
-        let mut seen = HashSet::new();
-        let read = scan::attributes(tag.attributes_raw(), |name, value| {
+        let mut element = Element::new(shapes::name(name));
+        let raw = tag.attributes_raw();
+        // One too many at most, unless a value holds the sign.
+        element.reserve_attributes(raw.bytes().filter(|b| *b == b'=').count().min(MANY_ATTRIBUTES));
+        let mut seen = None;
+        let read = scan::attributes(raw, |name, value| {
             let there = element.attributes();
             let twice = if there.len() < MANY_ATTRIBUTES {
                 there.iter().any(|a| a.name == name)
             } else {
-                if seen.is_empty() {
-                    seen.extend(there.iter().map(|a| a.name.clone()));
-                }
-                !seen.insert(Cow::Owned(name.to_owned()))
+                let seen: &mut HashSet<Cow<'static, str>> =
+                    seen.get_or_insert_with(|| there.iter().map(|a| a.name.clone()).collect());
+                !seen.insert(shapes::name(name))
             };
             if twice {
                 return Err(format!("attribute {name} stands there twice"));
             }
-            element.push_attribute(Cow::Owned(name.to_owned()), value.into_owned());
+            element.push_attribute(shapes::name(name), value.into());
             Ok(())
         });
         if let Err(broken) = read {

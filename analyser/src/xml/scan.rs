@@ -16,6 +16,11 @@ fn broken<T>(at: usize, what: impl Into<String>) -> Result<T, Broken> {
 /// The first character that XML 1.0 forbids in a document, as a byte offset.
 pub(crate) fn forbidden_character(text: &str) -> Option<usize> {
     let bytes = text.as_bytes();
+    let may_be_bad = |b: &u8| (*b < 0x20 && !matches!(b, b'\t' | b'\n' | b'\r')) || *b == 0xEF;
+    // Without an early end within a chunk, the compiler looks at many bytes at once.
+    if !bytes.chunks(64).any(|chunk| chunk.iter().fold(false, |found, b| found | may_be_bad(b))) {
+        return None;
+    }
     bytes.iter().enumerate().position(|(at, &b)| match b {
         b'\t' | b'\n' | b'\r' => false,
         0..0x20 => true,
