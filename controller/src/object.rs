@@ -64,9 +64,12 @@ pub fn executor_owns<K: Resource>(object: &K, path: &[&str]) -> bool {
     })
 }
 
-/// As [`executor_owns`], of the condition of type `kind`.
+/// As [`executor_owns`], of everything that the condition of type `kind` says. (After another manager has forced its
+/// values on it, a condition's key and type stay the executor's: that is not enough to leave it to the executor.)
 pub fn executor_owns_condition<K: Resource>(object: &K, kind: &str) -> bool {
-    executor_owns(object, &["f:conditions", &format!("k:{{\"type\":\"{kind}\"}}")])
+    let key = format!("k:{{\"type\":\"{kind}\"}}");
+    let leaves = ["f:status", "f:reason", "f:message", "f:lastTransitionTime"];
+    leaves.iter().all(|leaf| executor_owns(object, &["f:conditions", &key, leaf]))
 }
 
 /// A list of names for people: the first ten and the number of the others.

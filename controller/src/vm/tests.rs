@@ -585,9 +585,15 @@ fn what_the_executor_has_taken_is_left_to_it() {
         let wanted = StatusWanted { node_name: Some("b".into()), ..StatusWanted::keep(&view.status()) };
         wanted.over(&view.vm, &Time(Timestamp::UNIX_EPOCH)).unwrap()
     };
-    let all = "{'f:printableStatus': {}, 'f:observedGeneration': {}, 'f:conditions': {'k:{\"type\":\"Ready\"}': {}}}";
-    let patch = managed(all);
+    let fields = |leaves: &str| {
+        format!(
+            "{{'f:printableStatus': {{}}, 'f:observedGeneration': {{}}, 'f:conditions': {{'k:{{\"type\":\"Ready\"}}': {{{leaves}}}}}}}"
+        )
+    };
+    let patch = managed(&fields("'f:status': {}, 'f:reason': {}, 'f:message': {}, 'f:lastTransitionTime': {}"));
     assert_eq!((patch.get("printableStatus"), &patch["conditions"]), (None, &json!([])));
+    let patch = managed(&fields("'f:type': {}"));
+    assert_eq!(patch["conditions"][0]["reason"], "Running", "its values were forced on it: they are ours");
     let patch = managed("{}");
     assert_eq!((&patch["printableStatus"], &patch["conditions"][0]["type"]), (&json!("Running"), &json!("Ready")));
 }
