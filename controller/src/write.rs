@@ -21,8 +21,10 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwne
 pub enum Created<K> {
     /// It exists now.
     Yes(Box<K>),
-    /// It existed already, or its namespace is being deleted: the next event says more.
-    No,
+    /// An object of this name is there.
+    Exists,
+    /// Its namespace is being deleted, or gone: so is, or will be, what it was for.
+    NoNamespace,
     /// The API server refuses it: quota, admission, an invalid field.
     Refused(String),
 }
@@ -91,9 +93,8 @@ pub async fn create<K: Object>(api: &Api<K>, object: &K) -> Result<Created<K>, E
     match api.create(&params, object).await {
         Ok(created) => Ok(Created::Yes(Box::new(created))),
         Err(error) => match api_status(&error) {
-            Some(status) if status.code == 409 || is_namespace_terminating(status) => Ok(Created::No),
-            // The namespace is gone: so is, or will be, what this object was for.
-            Some(status) if status.code == 404 => Ok(Created::No),
+            Some(status) if status.code == 404 || is_namespace_terminating(status) => Ok(Created::NoNamespace),
+            Some(status) if status.code == 409 => Ok(Created::Exists),
             Some(status) if matches!(status.code, 400 | 403 | 422) => Ok(Created::Refused(status.message.clone())),
             _ => Err(Error::api("create", describe(object), error)),
         },

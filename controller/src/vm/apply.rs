@@ -4,10 +4,11 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
-use kubevmm_api::{VirtualMachine, VirtualMachineDisk};
+use kubevmm_api::{LABEL_VM_UID, VirtualMachine, VirtualMachineDisk};
 
 use crate::context::Context;
 use crate::error::Error;
+use crate::object::name;
 use crate::vm::decide::Action;
 use crate::vm::status::transitions;
 use crate::vm::view::View;
@@ -45,7 +46,8 @@ pub async fn apply(context: &Context, view: &View, actions: Vec<Action>) -> Resu
                         write::apply_status(&disks, created.as_ref(), status).await?;
                     }
                 }
-                Created::No => {}
+                // The mirror is about to show it.
+                Created::Exists | Created::NoNamespace => {}
                 Created::Refused(message) => return Ok(Outcome::DiskRefused(message)),
             },
             Action::WriteDisk { disk, owned } => {
@@ -53,11 +55,15 @@ pub async fn apply(context: &Context, view: &View, actions: Vec<Action>) -> Resu
                     write::apply_status(&disks, disk.as_ref(), status).await?;
                 }
             }
-            Action::CreatePod(pod) => {
-                if let Created::Refused(message) = write::create(&pods, pod.as_ref()).await? {
-                    return Ok(Outcome::PodRefused(message));
+            Action::CreatePod(pod) => match write::create(&pods, pod.as_ref()).await? {
+                Created::Yes(_) | Created::NoNamespace => {}
+                Created::Refused(message) => return Ok(Outcome::PodRefused(message)),
+                Created::Exists => {
+                    if let Some(message) = foreign(&pods, pod.as_ref()).await? {
+                        return Ok(Outcome::PodRefused(message));
+                    }
                 }
-            }
+            },
             Action::DeletePod { name, uid, grace, failed } => {
                 if let Some(why) = failed {
                     context.pod_pauses.failed(view.uid(), &why);
@@ -74,4 +80,13 @@ pub async fn apply(context: &Context, view: &View, actions: Vec<Action>) -> Resu
         }
     }
     Ok(Outcome::Done)
+}
+
+/// What to say when the pod of this name is somebody else's.
+async fn foreign(pods: &Api<Pod>, wanted: &Pod) -> Result<Option<String>, Error> {
+    let name = name(wanted);
+    let found = pods.get_opt(name).await.map_err(|error| Error::api("read", format!("Pod {name}"), error))?;
+    let uid_of = |pod: &Pod| pod.metadata.labels.as_ref().and_then(|labels| labels.get(LABEL_VM_UID)).cloned();
+    let theirs = found.is_some_and(|pod| uid_of(&pod) != uid_of(wanted));
+    Ok(theirs.then(|| format!("a pod {name} exists and is not this VM's: delete it")))
 }
