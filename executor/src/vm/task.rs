@@ -531,12 +531,14 @@ impl Task {
     }
 
     fn take_answer(&mut self, how: GuestRequest, result: libvirt::Result<()>) {
-        let Err(error) = result else { return };
-        if self.memory.stopping.is_some() && how == GuestRequest::Agent {
-            tracing::info!(%error, "the agent does not shut the guest down: trying ACPI");
-            self.ask_guest(GuestRequest::Acpi);
-        } else {
-            tracing::warn!(%error, "cannot ask the guest to shut down");
+        match result {
+            Ok(()) => {}
+            Err(error) if self.memory.stopping.is_none() => tracing::debug!(%error, "a stop that is over"),
+            Err(error) if how == GuestRequest::Agent => {
+                tracing::info!(%error, "the agent does not shut the guest down: trying ACPI");
+                self.ask_guest(GuestRequest::Acpi);
+            }
+            Err(error) => tracing::warn!(%error, "cannot ask the guest to shut down"),
         }
     }
 
