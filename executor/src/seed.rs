@@ -56,12 +56,10 @@ impl Seed<'_> {
         Ok(image.into_inner())
     }
 
-    /// JSON is YAML, and quotes whatever needs it.
+    /// A line for each key, which small readers of NoCloud want; a JSON string is a quoted YAML scalar.
     fn meta_data(&self) -> std::io::Result<Vec<u8>> {
-        let meta_data = serde_json::json!({"instance-id": self.instance_id, "local-hostname": self.hostname});
-        let mut bytes = serde_json::to_vec_pretty(&meta_data)?;
-        bytes.push(b'\n');
-        Ok(bytes)
+        let (instance_id, hostname) = (serde_json::to_string(self.instance_id)?, serde_json::to_string(self.hostname)?);
+        Ok(format!("instance-id: {instance_id}\nlocal-hostname: {hostname}\n").into_bytes())
     }
 }
 

@@ -1,9 +1,16 @@
 //! The cloud-init seeds on this host: small volumes in a pool of our own, readable by root and QEMU only.
+//!
+//! A start that waits for its image asks for the seed again and again, and is given up half-way each time. So a seed is
+//! written by a task of its own, one at a time for each VM, and one that is there with the same bytes is left alone.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use kubevmm_analyser::lower::{Format, Permissions, PoolInput, VolumeInput, lower_pool, lower_volume};
 use kubevmm_api::names;
+use sha2::{Digest, Sha256};
 use tokio_util::bytes::Bytes;
 use uuid::{Uuid, uuid};
 
@@ -20,13 +27,17 @@ const ID: Uuid = uuid!("6b756265-766d-4d00-8000-73797374656d");
 #[derive(Clone)]
 pub struct SeedPool {
     context: Context,
-    turn: std::sync::Arc<tokio::sync::Mutex<()>>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+    written: Arc<Mutex<HashMap<String, Turn>>>,
 }
+
+/// The turn of one VM's seed, with the digest of the bytes that were written last.
+type Turn = Arc<tokio::sync::Mutex<Option<[u8; 32]>>>;
 
 impl SeedPool {
     /// The pool on `context`'s host; made with its first seed.
     pub fn new(context: Context) -> Self {
-        Self { context, turn: Default::default() }
+        Self { context, turn: Arc::default(), written: Arc::default() }
     }
 
     async fn pool(&self) -> Result<StoragePool, NotYet> {
@@ -65,11 +76,18 @@ impl SeedPool {
         }
         .to_image()
         .map_err(|error| NotYet::backoff("SeedFailed", format!("cannot make the cloud-init seed: {error}")))?;
+        let digest: [u8; 32] = Sha256::digest(&bytes).into();
+        let turn = self.turn_of(&seed.uid);
+        let mut written = turn.lock().await;
         let pool = self.pool().await?;
         let name = names::seed_volume(&seed.uid);
         if let Some(old) = pool.lookup_volume(&name).await? {
+            if *written == Some(digest) {
+                return Ok(old.path().await?);
+            }
             old.delete().await?;
         }
+        *written = None;
         let length = bytes.len() as u64;
         let input = VolumeInput {
             name: name.clone(),
@@ -82,19 +100,30 @@ impl SeedPool {
         let mut upload = volume.upload(0, length).await?;
         upload.send(Bytes::from(bytes)).await?;
         upload.finish().await?;
+        *written = Some(digest);
         Ok(volume.path().await?)
     }
 
+    fn turn_of(&self, uid: &str) -> Turn {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(written.entry(uid.to_owned()).or_default())
+    }
+
     async fn delete(&self, uid: &str) -> Result<(), NotYet> {
+        let turn = self.turn_of(uid);
+        let mut written = turn.lock().await;
+        *written = None;
         let connection = self.context.libvirt.connection()?;
         let Some(pool) = connection.lookup_storage_pool(ID).await? else { return Ok(()) };
         if !pool.is_active().await? {
             return Ok(());
         }
-        match pool.lookup_volume(&names::seed_volume(uid)).await? {
-            Some(volume) => Ok(ignore_gone(volume.delete().await)?),
-            None => Ok(()),
+        if let Some(volume) = pool.lookup_volume(&names::seed_volume(uid)).await? {
+            ignore_gone(volume.delete().await)?;
         }
+        drop(written);
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        Ok(())
     }
 }
 
@@ -107,7 +136,12 @@ fn ignore_gone(result: Result<(), libvirt::Error>) -> Result<(), libvirt::Error>
 
 impl Seeds for SeedPool {
     fn put<'a>(&'a self, seed: &'a SeedInput) -> BoxFuture<'a, Result<String, NotYet>> {
-        self.write(seed).boxed()
+        let (pool, seed) = (self.clone(), seed.clone());
+        async move {
+            let task = tokio::spawn(async move { pool.write(&seed).await });
+            task.await.unwrap_or_else(|error| Err(NotYet::backoff("SeedFailed", format!("the task ended: {error}"))))
+        }
+        .boxed()
     }
 
     fn remove<'a>(&'a self, uid: &'a str) -> BoxFuture<'a, Result<(), NotYet>> {

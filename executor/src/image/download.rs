@@ -50,8 +50,11 @@ pub(super) struct Causes(reqwest::Error);
 
 impl std::fmt::Display for Causes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.0.is_timeout() && self.0.is_connect() {
+            return write!(f, "no connection within {} s", CONNECT_TIMEOUT.as_secs());
+        }
         if self.0.is_timeout() {
-            return write!(f, "the server did not answer or sent nothing for {} s", IDLE_TIMEOUT.as_secs());
+            return write!(f, "the server sent nothing for {} s", IDLE_TIMEOUT.as_secs());
         }
         let mut cause: Option<&dyn std::error::Error> = Some(&self.0);
         let mut last = None;
