@@ -86,7 +86,7 @@ fn main() -> ExitCode {
 type Convert = fn(&[u8]) -> kubevmm_analyser::Result<String>;
 
 fn read_xml(bytes: &[u8]) -> kubevmm_analyser::Result<Tree> {
-    Ok(Tree::from_bytes(bytes)?.canonical())
+    Ok(Tree::from_bytes(bytes)?.into_canonical())
 }
 
 fn read_yaml(bytes: &[u8]) -> kubevmm_analyser::Result<Tree> {

@@ -77,10 +77,7 @@ pub(crate) fn root(name: &str) -> Option<&'static Shape> {
 
 /// The name, without a copy of its own if it is one of libvirt's.
 pub(crate) fn name(name: &str) -> Cow<'static, str> {
-    match TABLE.names.find(name) {
-        Some(known) => Cow::Borrowed(known),
-        None => Cow::Owned(name.to_owned()),
-    }
+    TABLE.names.find(name).map_or_else(|| Cow::Owned(name.to_owned()), Cow::Borrowed)
 }
 
 /// Names of the documents that the table knows.

@@ -32,6 +32,10 @@ pub(crate) fn forbidden_character(text: &str) -> Option<usize> {
 
 /// XML 1.0, production 5.
 pub(crate) fn is_name(name: &str) -> bool {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
+    if name.as_bytes().first().is_some_and(u8::is_ascii_alphabetic) && name.bytes().all(is_plain) {
+        return true;
+    }
     let mut characters = name.chars();
     let colons = name.bytes().filter(|b| *b == b':').count();
     characters.next().is_some_and(is_name_start)
