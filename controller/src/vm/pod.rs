@@ -53,6 +53,8 @@ pub fn build(view: &View, epoch: i64, hosts: &[String], prefer: Option<&str>) ->
         affinity: Some(affinity(hosts, prefer)),
         automount_service_account_token: Some(false),
         containers: vec![container(view, millis, memory.saturating_add(OVERHEAD_BYTES), grace)],
+        // The pod asks no name server: it needs none of the cluster's.
+        dns_policy: Some("Default".into()),
         enable_service_links: Some(false),
         node_selector: (!placement.node_selector.is_empty()).then_some(placement.node_selector),
         priority_class_name: placement.priority_class_name,

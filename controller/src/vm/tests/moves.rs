@@ -1,0 +1,126 @@
+//! Evictions, hand-over, lost hosts and deletion.
+
+use super::*;
+
+#[test]
+fn a_newer_domain_elsewhere_is_taken_as_it_is() {
+    let newer = hosts(&[("a", POOL), ("b", &domain("u", CLUSTER, 5))]);
+    for status in [placed(""), String::new()] {
+        let (steps, status) = outcome(&view("", &status).on(newer.clone()));
+        assert_eq!(steps, Vec::<String>::new());
+        assert_eq!(status.clone().unwrap().node_name.as_deref(), Some("b"));
+        let expected =
+            PlacementStatus { epoch: 5, pod_name: Some(names::placement_pod("web", "u", 5)), ..Default::default() };
+        assert_eq!((placement(&status), scheduled(&status).1), (expected, "HeldElsewhere"));
+    }
+    let (steps, status) = outcome(&view("", "").on(newer).deleting());
+    assert_eq!((steps, status.unwrap().node_name.as_deref()), (vec![], Some("b")), "also to delete it there");
+}
+
+#[test]
+fn an_older_domain_elsewhere_only_blocks_the_start() {
+    let both = hosts(&[("a", POOL), ("b", &domain("u", CLUSTER, 1))]);
+    let status = placed("").replace("confirmed: a_1", "confirmed: a_0");
+    let (_, status) = outcome(&view("", &status).pods(&[running(1, "a")]).on(both));
+    assert_eq!((scheduled(&status).1, placement(&status).confirmed.as_deref()), ("HeldElsewhere", Some("a_0")));
+}
+
+#[test]
+fn a_stopped_vm_moves_only_after_its_host_has_given_it_up() {
+    let off = "nodeName: a, placement: {epoch: 1}";
+    let (steps, status) = outcome(&view("", off).pods(&[running(2, "b")]));
+    let asked = PlacementStatus { epoch: 1, release: Release::Stop, ..Default::default() };
+    assert_eq!((steps, placement(&status), scheduled(&status).1), (vec![], asked, "Moving"));
+    let asked = "nodeName: a, placement: {epoch: 1, release: Stop}";
+    let (_, status) = outcome(&view("", asked).pods(&[running(2, "b")]));
+    assert_eq!(status.unwrap().node_name.as_deref(), Some("a"), "not yet");
+    let stale = format!("{asked}, releasedEpoch: 0");
+    let (_, status) = outcome(&view("", &stale).pods(&[running(2, "b")]));
+    assert_eq!(status.unwrap().node_name.as_deref(), Some("a"), "an earlier release does not count");
+    let given = format!("{asked}, releasedEpoch: 1");
+    let (_, status) = outcome(&view("", &given).pods(&[running(2, "b")]));
+    assert_eq!(status.clone().unwrap().node_name.as_deref(), Some("b"));
+    assert_eq!((placement(&status).epoch, placement(&status).release), (2, Release::None));
+    let (_, status) = outcome(&view("", &given).pods(&[running(2, "a")]));
+    assert_eq!(placement(&status).epoch, 2, "back on the same host: a new epoch all the same");
+}
+
+#[test]
+fn a_pod_that_is_simply_gone_is_made_again_where_the_vm_is() {
+    assert_eq!(outcome(&view("", &placed(ACTIVE))).0, ["create pod 1 for a"]);
+    let failed = pod(1, "nodeName: a", "phase: Failed, message: OutOfmemory");
+    assert_eq!(outcome(&view("", &placed(ACTIVE)).pods(&[failed])).0, ["delete pod-1, which failed"]);
+    let collected = "phase: Failed, conditions: [{type: DisruptionTarget, status: 'True', reason: DeletionByPodGC}]";
+    let collected = pod(1, "nodeName: a", collected);
+    assert_eq!(outcome(&view("", &placed(ACTIVE)).pods(&[collected])).0, ["delete pod-1, which failed"]);
+}
+
+#[test]
+fn an_eviction_moves_a_vm_on_shared_storage() {
+    let evicted =
+        "phase: Running, conditions: [{type: DisruptionTarget, status: 'True', reason: EvictionByEvictionAPI}]";
+    let held = || view(DISK, &placed(ACTIVE)).shared().disk(disk("", &format!("{HELD}, volumeName: v, nodeName: a")));
+    let (steps, status) = outcome(&held().pods(&[pod(1, "nodeName: a", evicted)]));
+    assert_eq!((steps, placement(&status).release, scheduled(&status).1), (vec![], Release::Stop, "Moving"));
+    let moving = placed("").replace("confirmed: a_1", "confirmed: a_1, release: Stop");
+    let (steps, status) = outcome(&view("", &format!("{moving} releasedEpoch: 1")).pods(&[running(1, "a")]));
+    assert_eq!(steps, ["delete pod-1"]);
+    assert_eq!(placement(&status), PlacementStatus { epoch: 1, release: Release::Stop, ..Default::default() });
+    let next = "nodeName: a, placement: {epoch: 1, release: Stop}, releasedEpoch: 1";
+    assert_eq!(outcome(&view("", next)).0, ["create pod 2 for a b"]);
+}
+
+#[test]
+fn an_eviction_never_stops_a_vm_with_local_data() {
+    let mut leaving = running(1, "a");
+    Arc::make_mut(&mut leaving).metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+    let (steps, status) = outcome(&view(DISK, &placed(ACTIVE)).disk(disk("", HELD)).pods(&[leaving]));
+    assert_eq!((steps, placement(&status).release), (vec![], Release::None));
+    assert_eq!((scheduled(&status).0, scheduled(&status).1), (Some(true), "EvacuationBlocked"));
+    assert_eq!(outcome(&view(DISK, &placed(ACTIVE)).disk(disk("", HELD))).0, ["create pod 1 for a"]);
+}
+
+#[test]
+fn a_lost_host_is_told_and_nothing_is_started_elsewhere() {
+    let mut lost = hosts(&[("a", POOL), ("b", POOL)]);
+    testing::lose(&mut lost, "a");
+    for spec in ["", "runStrategy: Halted"] {
+        let (steps, status) = outcome(&view(spec, &placed(ACTIVE)).on(lost.clone()));
+        assert_eq!(steps, Vec::<String>::new());
+        let shown = status.unwrap().shown.unwrap();
+        assert_eq!(
+            (shown.printable, shown.ready.kind, shown.ready.status, shown.ready.reason),
+            ("Unknown", READY, None, "HostLost")
+        );
+        assert!(shown.ready.message.contains("node.kubernetes.io/out-of-service"), "{}", shown.ready.message);
+    }
+}
+
+#[test]
+fn a_deleted_vm_goes_when_its_host_has_released_it() {
+    let held = |status: &str| view(DISK, status).disk(disk("", HELD)).pods(&[running(1, "a")]).deleting();
+    assert_eq!(outcome(&held(&placed(ACTIVE))).0, Vec::<String>::new(), "the executor is at it");
+    let released = placed(
+        "conditions: [{type: HostReleased, status: 'True', reason: Released, message: '', lastTransitionTime: \"2026-01-01T00:00:00Z\"}]",
+    );
+    let all = ["delete pod-1", "disk data: used by nobody, node none", "finalizer off"];
+    assert_eq!(outcome(&held(&released)).0, all);
+    assert_eq!(outcome(&held("")).0, all, "never placed: straight away");
+    let none = "nodeName: a, placement: {epoch: 1, release: Stop}, releasedEpoch: 1";
+    assert_eq!(outcome(&held(none)).0, all, "between two hosts");
+}
+
+#[test]
+fn a_lost_host_is_given_up_only_on_a_persons_word() {
+    let mut lost = hosts(&[("a", POOL), ("b", POOL)]);
+    testing::lose(&mut lost, "a");
+    let deleted = |hosts: &Hosts| outcome(&view("", &placed(ACTIVE)).on(hosts.clone()).deleting());
+    let (steps, status) = deleted(&lost);
+    assert_eq!((steps, status.unwrap().shown.unwrap().ready.reason), (vec![], "HostLost"));
+    testing::out_of_service(&mut lost, "a");
+    let (steps, status) = deleted(&lost);
+    assert_eq!((steps, status.unwrap().host_released.unwrap().reason), (vec![], "HostOutOfService"));
+    let mut alive = hosts(&[("a", POOL)]);
+    testing::out_of_service(&mut alive, "a");
+    assert_eq!(deleted(&alive), (vec![], None), "a live executor answers for itself, whatever the taint");
+}

@@ -1,0 +1,187 @@
+//! From nothing to a host that may start the VM, and off again.
+
+use super::*;
+
+#[test]
+fn the_finalizer_comes_first() {
+    let mut view = view("", "");
+    Arc::make_mut(&mut view.vm).metadata.finalizers = None;
+    assert_eq!(decide(&view), [Action::AddFinalizer]);
+    assert_eq!(decide(&view.deleting()), [], "what is not ours is let go");
+}
+
+#[test]
+fn a_vm_that_should_run_gets_a_pod_for_the_hosts_that_can_take_it() {
+    let (steps, status) = outcome(&view(DISK, "").disk(disk("", HELD)));
+    assert_eq!(steps, ["create pod 1 for a b"]);
+    assert_eq!(scheduled(&status).1, "Scheduling");
+    let pinned = disk("", &format!("{HELD}, volumeName: v, nodeName: b"));
+    assert_eq!(outcome(&view(DISK, "").disk(pinned)).0, ["create pod 1 for b"], "its data lies there");
+    let one = hosts(&[("a", ""), ("b", POOL)]);
+    assert_eq!(outcome(&view(DISK, "").disk(disk("", HELD)).on(one)).0, ["create pod 1 for b"], "a lacks the pool");
+}
+
+#[test]
+fn without_a_host_the_message_says_why_for_each() {
+    let with_disk = || view(DISK, "").disk(disk("", HELD));
+    let mut lost = hosts(&[("a", POOL), ("b", POOL)]);
+    testing::lose(&mut lost, "a");
+    let pinned = disk("", &format!("{HELD}, volumeName: v, nodeName: a"));
+    for (view, reason, says) in [
+        (with_disk().on(Hosts::default()), "NoHypervisor", "no executor runs on any node"),
+        (with_disk().on(hosts(&[("a", "")])), "NoHostWithPool", "a: it does not have the pool fast"),
+        (view(DISK, "").disk(pinned).on(lost), "DataOnLostHost", "lies on the host a"),
+        (view("className: big", ""), "ClassNotFound", "VirtualMachineClass big"),
+        (view("networks: [{name: lan}]", ""), "NoDefaultNetwork", "spec.networks[lan].network"),
+        (view("networks: [{name: lan, network: {name: nat}}]", ""), "NetworkNotFound", "VirtualMachineNetwork nat"),
+    ] {
+        let (steps, status) = outcome(&view);
+        assert_eq!(steps, Vec::<String>::new(), "{reason}");
+        let (state, got, message) = scheduled(&status);
+        assert_eq!((state, got), (Some(false), reason));
+        assert!(message.contains(says), "{message}");
+    }
+}
+
+#[test]
+fn a_cluster_network_admits_only_the_namespaces_that_it_names() {
+    let lan = |allowed: &str| -> Arc<ClusterVirtualMachineNetwork> {
+        Arc::new(yaml(&format!(
+            "metadata: {{name: lan, uid: n}}\nspec: {{existing: {{bridge: br0}}, allowedNamespaces: [{allowed}]}}"
+        )))
+    };
+    let with = |allowed: &str, hosts: Hosts| {
+        let mut view =
+            view("networks: [{name: n, network: {kind: ClusterVirtualMachineNetwork, name: lan}}]", "").on(hosts);
+        view.cluster_networks.insert("lan".into(), lan(allowed));
+        outcome(&view)
+    };
+    let there = "networks: [{kind: ClusterVirtualMachineNetwork, name: lan, uid: n, ready: true}]";
+    assert_eq!(scheduled(&with("other", hosts(&[("a", there)])).1).1, "NetworkNotAllowed");
+    assert_eq!(scheduled(&with("shop", hosts(&[("a", "")])).1).1, "NoHostWithNetwork", "an existing one must be there");
+    assert_eq!(with("shop", hosts(&[("a", there), ("b", "")])).0, ["create pod 1 for a"]);
+}
+
+#[test]
+fn the_schedulers_word_is_repeated_and_a_pod_that_would_differ_is_made_anew() {
+    let refused = "phase: Pending, conditions: [{type: PodScheduled, status: 'False', reason: Unschedulable, message: 0/2 nodes}]";
+    let (steps, status) = outcome(&view("", "").pods(&[pod(1, "", refused)]));
+    assert_eq!((scheduled(&status).1, scheduled(&status).2.as_str()), ("Unschedulable", "0/2 nodes"));
+    assert_eq!(steps, ["delete pod-1"], "it has no hash of the wanted spec");
+    let (steps, _) = outcome(&view("", "").pods(&[pod(1, "", "phase: Pending")]));
+    assert_eq!(steps, Vec::<String>::new(), "the scheduler is at it");
+}
+
+#[test]
+fn a_running_pod_settles_the_vm_disks_first() {
+    let (steps, status) = outcome(&view(DISK, "").disk(disk("", HELD)).pods(&[running(1, "a")]));
+    assert_eq!(steps, ["disk data: used by web, node a"]);
+    let wanted = status.clone().unwrap();
+    assert_eq!(wanted.node_name.as_deref(), Some("a"));
+    assert_eq!(wanted.shown.map(|shown| shown.printable), Some("Starting"));
+    assert_eq!(
+        placement(&status),
+        PlacementStatus {
+            epoch: 1,
+            pod_name: Some(names::placement_pod("web", "u", 1)),
+            pod_uid: Some("pod-1".into()),
+            confirmed: Some("a_1".into()),
+            release: Release::None,
+        }
+    );
+}
+
+#[test]
+fn nothing_is_placed_before_every_live_host_has_reported() {
+    let mut silent = hosts(&[("a", POOL), ("b", POOL)]);
+    silent.0.get_mut("b").unwrap().lease.session = Some("b_2".into());
+    let (_, status) = outcome(&view("", "").pods(&[running(1, "a")]).on(silent.clone()));
+    assert_eq!(status.clone().unwrap().node_name, None);
+    assert_eq!((scheduled(&status).1, scheduled(&status).2.ends_with(": b")), ("HostsNotReported", true));
+    silent.0.get_mut("b").unwrap().lease.session = Some("b_1".into());
+    silent.0.get_mut("b").unwrap().lease.renewed = false;
+    let (_, status) = outcome(&view("", "").pods(&[running(1, "a")]).on(silent.clone()));
+    assert_eq!(scheduled(&status).1, "HostsNotReported", "a report from before this process may be old");
+    testing::lose(&mut silent, "b");
+    let (_, status) = outcome(&view("", "").pods(&[running(1, "a")]).on(silent));
+    assert_eq!(status.unwrap().node_name.as_deref(), Some("a"), "a dead host holds up nobody else");
+}
+
+#[test]
+fn an_orphan_of_the_same_name_blocks_until_it_is_gone() {
+    for (uid, cluster) in [("older", CLUSTER), ("u", "another cluster")] {
+        let orphan = hosts(&[("a", POOL), ("b", &domain(uid, cluster, 7))]);
+        let (steps, status) = outcome(&view("", "").on(orphan.clone()));
+        assert_eq!((steps, scheduled(&status).1), (vec![], "OrphanFound"));
+        assert!(scheduled(&status).2.contains("virsh undefine"), "{}", scheduled(&status).2);
+        let (steps, status) = outcome(&view("", "").pods(&[running(1, "a")]).on(orphan));
+        assert_eq!((steps, status.unwrap().node_name), (vec!["delete pod-1".to_owned()], None));
+    }
+    let mut dead = hosts(&[("a", POOL), ("b", &domain("older", CLUSTER, 7))]);
+    testing::lose(&mut dead, "b");
+    testing::out_of_service(&mut dead, "b");
+    assert_eq!(outcome(&view("", "").on(dead)).0, ["create pod 1 for a"], "what a dead host had does not count");
+}
+
+#[test]
+fn a_new_session_is_confirmed_while_the_domain_is_off() {
+    let old = |more: &str| placed(more).replace("confirmed: a_1", "confirmed: a_0");
+    let (steps, status) = outcome(&view("", &old("")).pods(&[running(1, "a")]));
+    assert_eq!((steps, placement(&status).confirmed.as_deref()), (vec![], Some("a_1")));
+    let (steps, status) = outcome(&view("", &old(ACTIVE)).pods(&[running(1, "a")]));
+    assert_eq!((steps, placement(&status).confirmed.as_deref()), (vec![], Some("a_0")), "it runs: nothing to start");
+}
+
+#[test]
+fn a_vm_that_shall_be_off_keeps_its_pod_until_the_domain_has_ended() {
+    let halted = "runStrategy: Halted";
+    let (steps, status) = outcome(&view(halted, &placed(ACTIVE)).pods(&[running(1, "a")]));
+    assert_eq!((steps, placement(&status).pod_uid.as_deref()), (vec![], Some("pod-1")));
+    let (steps, status) = outcome(&view(halted, &placed("")).pods(&[running(1, "a")]));
+    assert_eq!(steps, ["delete pod-1"]);
+    assert_eq!(placement(&status), PlacementStatus { epoch: 1, ..Default::default() });
+    assert_eq!(status.unwrap().node_name.as_deref(), Some("a"), "it stays where it is defined");
+    let (steps, status) = outcome(&view(halted, ""));
+    assert_eq!((steps, status.unwrap().shown.map(|shown| shown.printable)), (vec![], Some("Stopped")));
+}
+
+#[test]
+fn a_vm_that_starts_again_prefers_its_host_and_gets_a_new_epoch() {
+    let off = "nodeName: a, placement: {epoch: 1}";
+    let actions = decide(&view("", off));
+    let Some(Action::CreatePod(pod)) = actions.first() else { panic!("{actions:?}") };
+    let affinity = pod.spec.clone().unwrap().affinity.unwrap().node_affinity.unwrap();
+    let preferred = affinity.preferred_during_scheduling_ignored_during_execution.unwrap();
+    assert_eq!(preferred[0].preference.match_fields.as_ref().unwrap()[0].values, Some(vec!["a".into()]));
+    assert_eq!(epoch_of(pod), "2");
+}
+
+#[test]
+fn the_placement_pod_is_what_the_scheduler_and_the_node_need() {
+    let spec = "cpu: {cores: 2}, terminationGracePeriodSeconds: 60, cloudInit: {userDataSecretName: s}, \
+                placement: {nodeSelector: {disk: ssd}, priorityClassName: high, tolerations: [{key: t, operator: Exists}]}";
+    let mut view = view(spec, "");
+    Arc::make_mut(&mut view.vm).metadata.labels = Some(BTreeMap::from([("app".into(), "web".into())]));
+    let actions = decide(&view);
+    let Some(Action::CreatePod(pod)) = actions.first() else { panic!("{actions:?}") };
+    let spec = serde_json::to_value(pod.spec.as_ref().unwrap()).unwrap();
+    assert_eq!(
+        spec["containers"][0]["resources"]["requests"],
+        json!({"cpu": "200m", "memory": ((256 + 160) << 20).to_string()})
+    );
+    assert_eq!(spec["terminationGracePeriodSeconds"], 90);
+    assert_eq!(spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"], 75);
+    assert_eq!(
+        spec["volumes"],
+        json!([{"name": "cloud-init-user-data", "secret": {"secretName": "s", "optional": true}}])
+    );
+    assert_eq!(spec["nodeSelector"], json!({"disk": "ssd"}));
+    assert_eq!(spec["priorityClassName"], "high");
+    let tolerated: Vec<&str> =
+        spec["tolerations"].as_array().unwrap().iter().map(|t| t["key"].as_str().unwrap()).collect();
+    assert_eq!(tolerated, ["t", "node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]);
+    assert_eq!((&spec["automountServiceAccountToken"], &spec["enableServiceLinks"]), (&json!(false), &json!(false)));
+    assert_eq!(spec["securityContext"]["runAsNonRoot"], true);
+    assert_eq!((pod.labels()["app"].as_str(), pod.labels()[kubevmm_api::LABEL_VM].as_str()), ("web", "web"));
+    assert_eq!(pod.owner_references()[0].controller, Some(true));
+}
