@@ -78,17 +78,23 @@ impl Liveness {
         self.seen.retain(|name, _| names.contains(name));
     }
 
-    /// Marks the Leases that have run out by `now`; returns the hosts for which that is new.
-    pub fn expire(&mut self, now: Instant) -> Vec<String> {
-        let mut expired: Vec<String> = Vec::new();
-        for (name, seen) in &mut self.seen {
-            if seen.live && now >= seen.changed + seen.duration {
+    /// The Leases that have run out by `now` and are still called live, sorted.
+    pub fn due(&self, now: Instant) -> Vec<String> {
+        let due = self.seen.iter().filter(|(_, seen)| seen.live && now >= seen.changed + seen.duration);
+        let mut names: Vec<String> = due.map(|(name, _)| name.clone()).collect();
+        names.sort();
+        names
+    }
+
+    /// The Lease `name` has run out, unless it has changed since it was found due at `now`.
+    pub fn expire(&mut self, name: &str, now: Instant) -> bool {
+        match self.seen.get_mut(name) {
+            Some(seen) if seen.live && now >= seen.changed + seen.duration => {
                 seen.live = false;
-                expired.push(name.clone());
+                true
             }
+            _ => false,
         }
-        expired.sort();
-        expired
     }
 
     /// When the next Lease runs out.
@@ -242,9 +248,11 @@ mod tests {
         assert!(liveness.observe(&lease("2", "s1"), after(10)), "the first renewal is news");
         assert!(!liveness.observe(&lease("3", "s1"), after(20)), "a later one is not");
         assert_eq!(liveness.next_expiry(), Some(after(60)));
-        assert_eq!(liveness.expire(after(59)), Vec::<String>::new());
-        assert_eq!(liveness.expire(after(60)), ["a"]);
-        assert_eq!(liveness.expire(after(61)), Vec::<String>::new(), "told once");
+        assert_eq!(liveness.due(after(59)), Vec::<String>::new());
+        assert_eq!(liveness.due(after(60)), ["a"]);
+        assert!(!liveness.expire("a", after(59)), "it was renewed meanwhile");
+        assert!(liveness.expire("a", after(60)));
+        assert_eq!((liveness.due(after(61)), liveness.expire("a", after(61))), (vec![], false), "told once");
         assert_eq!(liveness.state("a"), LeaseState::default());
         assert!(liveness.observe(&lease("4", "s1"), after(90)), "it came back");
         assert!(liveness.observe(&lease("5", "s2"), after(91)), "a new session is news");

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -17,7 +18,7 @@ use kubevmm_api::{
     VirtualMachineStoragePool,
 };
 use serde::de::DeserializeOwned;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch as flag};
 use tokio::time::Instant;
 
 use crate::error::Error;
@@ -52,6 +53,7 @@ pub struct World {
     pods_by_vm: Mutex<HashMap<String, BTreeSet<(String, String)>>>,
     liveness: Mutex<Liveness>,
     leases_changed: Notify,
+    leases_listed: flag::Sender<bool>,
     hosts: Mutex<Option<Arc<Hosts>>>,
 }
 
@@ -89,6 +91,11 @@ pub enum Change {
 /// Receives changes, after the mirror has taken them in.
 pub type OnChange = Arc<dyn Fn(Change) + Send + Sync>;
 
+/// How long the API server may take to show a Lease that is due.
+const LEASE_READ: Duration = Duration::from_secs(5);
+/// Pause after a Lease that is due could not be read.
+const LEASE_READ_AGAIN: Duration = Duration::from_secs(1);
+
 type Watch = BoxFuture<'static, Error>;
 
 impl World {
@@ -120,6 +127,7 @@ impl World {
             pods_by_vm: Mutex::default(),
             liveness: Mutex::default(),
             leases_changed: Notify::new(),
+            leases_listed: flag::Sender::new(false),
             hosts: Mutex::default(),
         });
         let plain = watcher::Config::default;
@@ -148,7 +156,7 @@ impl World {
                 Change::Pod(Box::new(pod))
             }),
             watch_leases(client, &world, on_change).boxed(),
-            expire_leases(Arc::clone(&world), Arc::clone(on_change)).boxed(),
+            expire_leases(client.clone(), Arc::clone(&world), Arc::clone(on_change)).boxed(),
         ];
         (world, watches)
     }
@@ -167,6 +175,8 @@ impl World {
         self.hypervisors.wait_until_ready().await.map_err(ended)?;
         self.nodes.wait_until_ready().await.map_err(ended)?;
         self.pods.wait_until_ready().await.map_err(ended)?;
+        // Without the Leases every host would look lost. The sender is this object's: it cannot be gone.
+        drop(self.leases_listed.subscribe().wait_for(|listed| *listed).await);
         Ok(())
     }
 
@@ -290,6 +300,7 @@ fn watch_leases(client: &Client, world: &Arc<World>, on_change: &OnChange) -> im
                 Ok(watcher::Event::Init) => listed.clear(),
                 Ok(watcher::Event::InitDone) => {
                     lock(&world.liveness).retain(&listed);
+                    world.leases_listed.send_replace(true);
                     world.forget_hosts();
                     on_change(Change::Everything);
                 }
@@ -300,7 +311,10 @@ fn watch_leases(client: &Client, world: &Arc<World>, on_change: &OnChange) -> im
     }
 }
 
-async fn expire_leases(world: Arc<World>, on_change: OnChange) -> Error {
+/// Declares hosts silent whose Lease has run out. A Lease that is due is read once more: a watch that hangs must not make
+/// live hosts look lost.
+async fn expire_leases(client: Client, world: Arc<World>, on_change: OnChange) -> Error {
+    let api: Api<Lease> = Api::namespaced(client, SYSTEM_NAMESPACE);
     loop {
         let next = lock(&world.liveness).next_expiry();
         let changed = world.leases_changed.notified();
@@ -311,11 +325,23 @@ async fn expire_leases(world: Arc<World>, on_change: OnChange) -> Error {
             },
             None => changed.await,
         }
-        let expired = lock(&world.liveness).expire(Instant::now());
-        for host in expired {
-            tracing::warn!(host, "the Lease of the executor has run out");
-            world.forget_hosts();
-            on_change(Change::Host(host));
+        let now = Instant::now();
+        let due = lock(&world.liveness).due(now);
+        for host in due {
+            match tokio::time::timeout(LEASE_READ, api.get_opt(&host)).await {
+                Ok(Ok(Some(lease))) => world.observe(&lease, Instant::now(), &on_change),
+                Ok(Ok(None)) => {}
+                // Without the API server nothing is decided anyway.
+                Ok(Err(_)) | Err(_) => {
+                    tokio::time::sleep(LEASE_READ_AGAIN).await;
+                    continue;
+                }
+            }
+            if lock(&world.liveness).expire(&host, now) {
+                tracing::warn!(host, "the Lease of the executor has run out");
+                world.forget_hosts();
+                on_change(Change::Host(host));
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{
     Affinity, Capabilities, Container, Lifecycle, LifecycleHandler, NodeAffinity, NodeSelector,
     NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSecurityContext, PodSpec, PreferredSchedulingTerm,
     ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, SleepAction, Toleration, Volume,
+    VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::ObjectMeta;
@@ -19,6 +20,8 @@ use crate::vm::view::View;
 pub const OVERHEAD_BYTES: u64 = 160 << 20;
 /// Volume that brings the Secret of the user data to the node.
 pub const USER_DATA_VOLUME: &str = "cloud-init-user-data";
+/// Where the pause container has it, unread.
+const USER_DATA_PATH: &str = "/run/kubevmm/cloud-init-user-data";
 /// Annotation with a hash of the pod's spec: a pod that waits for a node is made anew when it would differ.
 pub const SPEC_HASH: &str = "kubevmm.io/spec-hash";
 /// Why an eviction is one: reasons of the pod condition DisruptionTarget.
@@ -52,7 +55,7 @@ pub fn build(view: &View, epoch: i64, hosts: &[String], prefer: Option<&str>) ->
     let spec = PodSpec {
         affinity: Some(affinity(hosts, prefer)),
         automount_service_account_token: Some(false),
-        containers: vec![container(view, millis, memory.saturating_add(OVERHEAD_BYTES), grace)],
+        containers: vec![container(view, millis, memory.saturating_add(OVERHEAD_BYTES), grace, volume.is_some())],
         // The pod asks no name server: it needs none of the cluster's.
         dns_policy: Some("Default".into()),
         enable_service_links: Some(false),
@@ -93,7 +96,7 @@ fn labels(view: &View, epoch: i64) -> BTreeMap<String, String> {
     labels
 }
 
-fn container(view: &View, millis: u64, memory: u64, grace: i64) -> Container {
+fn container(view: &View, millis: u64, memory: u64, grace: i64, secret: bool) -> Container {
     let requests = BTreeMap::from([
         ("cpu".to_owned(), Quantity(format!("{millis}m"))),
         ("memory".to_owned(), Quantity(memory.to_string())),
@@ -103,6 +106,15 @@ fn container(view: &View, millis: u64, memory: u64, grace: i64) -> Container {
         image: Some(view.pause_image.clone()),
         image_pull_policy: Some("IfNotPresent".into()),
         resources: Some(ResourceRequirements { requests: Some(requests), ..Default::default() }),
+        // The kubelet brings only volumes that a container mounts.
+        volume_mounts: secret.then(|| {
+            vec![VolumeMount {
+                name: USER_DATA_VOLUME.into(),
+                mount_path: USER_DATA_PATH.into(),
+                read_only: Some(true),
+                ..Default::default()
+            }]
+        }),
         // Keeps the pod, and with it its node's memory accounting, while the guest shuts down.
         lifecycle: Some(Lifecycle {
             pre_stop: Some(LifecycleHandler { sleep: Some(SleepAction { seconds: grace + 15 }), ..Default::default() }),

@@ -175,6 +175,8 @@ fn the_placement_pod_is_what_the_scheduler_and_the_node_need() {
         spec["volumes"],
         json!([{"name": "cloud-init-user-data", "secret": {"secretName": "s", "optional": true}}])
     );
+    // Without it the kubelet does not bring the volume.
+    assert_eq!(spec["containers"][0]["volumeMounts"][0]["name"], "cloud-init-user-data");
     assert_eq!(spec["nodeSelector"], json!({"disk": "ssd"}));
     assert_eq!(spec["priorityClassName"], "high");
     let tolerated: Vec<&str> =
