@@ -27,6 +27,8 @@ use crate::pool::{PoolGuests, UsablePool, find_volume, refresh};
 
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+/// How soon a copy that could not be deleted is tried again.
+const RETRY: Duration = Duration::from_secs(10);
 /// Progress is reported in steps of this many per cent.
 const PERCENT_STEP: u64 = 5;
 
@@ -176,19 +178,23 @@ impl Images {
     pub async fn run(self) {
         let mut images = self.context.store.images.changes();
         let mut cluster_images = self.context.store.cluster_images.changes();
+        let mut disks = self.context.store.disks.changes();
         loop {
-            self.reconcile().await;
+            let again = self.reconcile().await;
             tokio::select! {
                 Ok(()) = images.changed() => {}
                 Ok(()) = cluster_images.changed() => {}
-                // What could not be deleted is tried again.
-                () = tokio::time::sleep(LONGEST_PAUSE) => {}
+                // A disk that goes may be what a deleted image waits for.
+                Ok(()) = disks.changed(), if again => {}
+                () = tokio::time::sleep(RETRY), if again => {}
                 else => return,
             }
         }
     }
 
-    async fn reconcile(&self) {
+    /// Takes the copies of deleted images away; whether one could not be.
+    async fn reconcile(&self) -> bool {
+        let mut again = false;
         let entries: Vec<(Key, HostImage)> =
             self.lock().entries.iter().map(|(key, entry)| (key.clone(), entry.clone())).collect();
         for (key, entry) in entries {
@@ -196,13 +202,27 @@ impl Images {
             // An object that is merely gone (an etcd that lost it) takes nothing along: only a deletion does.
             match image {
                 Some(image) if !image.deleted => {}
+                Some(image) if self.has_disks(&image) => again = true,
                 Some(_) => match self.discard(&key, &entry).await {
                     Ok(()) => self.forget(&key),
-                    Err(error) => tracing::warn!(image = entry.name, error = error.message, "cannot delete the copy"),
+                    Err(error) => {
+                        tracing::warn!(image = entry.name, error = error.message, "cannot delete the copy");
+                        again = true;
+                    }
                 },
                 None => self.forget(&key),
             }
         }
+        again
+    }
+
+    /// Whether a disk of this host is made from the image: its volume may be based on the copy.
+    fn has_disks(&self, image: &Image) -> bool {
+        self.context.store.disks.list().iter().any(|disk| {
+            let source = disk.spec.source.image.as_ref();
+            let same_namespace = image.namespace.is_none() || disk.namespace() == image.namespace;
+            same_namespace && source.is_some_and(|source| source.kind == image.kind && source.name == image.name)
+        })
     }
 
     /// The volume is there: its digest decides.
