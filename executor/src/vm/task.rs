@@ -1,5 +1,7 @@
 //! The task of one VM: its queue, what it remembers, and the loop that decides and acts until there is nothing to do.
 
+mod input;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -7,23 +9,24 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kubevmm_api::power::pending;
-use kubevmm_api::vm::{InterfaceStatus, LastStop, VirtualMachineStatus};
+use kubevmm_api::vm::{LastStop, VirtualMachineStatus};
 use kubevmm_api::{VirtualMachine, names};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+pub(super) use input::Input;
+
 use super::addresses::{self, Schedule};
 use super::backoff::Backoff;
 use super::cluster::{Cluster, name_of};
-use super::decide::{End, Memory, Phase, Seen, Step, Trouble, View, next};
+use super::decide::{Memory, Phase, Seen, Step, Trouble, View, next};
 use super::domains::{Domains, Identity};
 use super::prepare::{Makers, effective};
 use super::status::{Facts, Guest, Own, own_part, render};
 use crate::Error;
 use crate::api::{is_conflict, is_not_found};
-use crate::host::Retry;
-use crate::libvirt::{self, DomainEvent, GuestRequest, Lifecycle};
+use crate::libvirt::GuestRequest;
 
 /// More steps than any path through the states takes; a bug must not spin.
 const MAX_STEPS: usize = 20;
@@ -31,27 +34,6 @@ const MAX_STEPS: usize = 20;
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How long an end that was seen waits for the event that says why.
 const END_EVENT: Duration = Duration::from_millis(500);
-
-/// What reaches a task.
-#[derive(Debug)]
-pub(super) enum Input {
-    /// The VM, new or changed. `listed`: it comes from a list, which is never older than what this task knows.
-    Object { vm: Arc<VirtualMachine>, listed: bool },
-    /// The VM has left the watch of this node's: look before anything is done.
-    Left,
-    /// libvirt's event about a domain of this VM's name.
-    Domain(DomainEvent),
-    /// libvirt is back, or gone, or events were lost: read everything anew.
-    Reread,
-    /// Something has changed that a start may wait for.
-    Changed,
-    /// A new session.
-    Session,
-    /// What became of a request to shut down.
-    Asked(GuestRequest, libvirt::Result<()>),
-    /// What is known of the addresses of the run with this number.
-    Addresses(u64, Vec<InterfaceStatus>),
-}
 
 /// What all tasks share.
 #[derive(Clone)]
@@ -337,94 +319,6 @@ impl Task {
         true
     }
 
-    /// Takes up one input; nothing is done yet.
-    fn take(&mut self, input: Input) {
-        match input {
-            Input::Object { vm, listed } => self.adopt(vm, listed),
-            Input::Left => self.left = Some(Instant::now()),
-            Input::Domain(event) => self.take_event(&event),
-            Input::Reread => {
-                self.seen = None;
-                self.details_stale = true;
-            }
-            Input::Changed => {
-                let waits = self.memory.waiting.as_ref();
-                if waits.is_some_and(|waiting| waiting.not_yet.retry != Retry::Backoff) {
-                    self.memory.waiting = None;
-                }
-            }
-            Input::Session => {
-                self.memory.waiting = None;
-                if self.hands.cluster.session().is_none() {
-                    // The API server's memory may have gone back in time: what is known is not newer than what it says.
-                    self.note_left();
-                }
-            }
-            Input::Asked(how, result) => self.take_answer(how, result),
-            Input::Addresses(run, found) => self.take_addresses(run, found),
-        }
-    }
-
-    fn take_event(&mut self, event: &DomainEvent) {
-        match event {
-            DomainEvent::Lifecycle(kind) => {
-                self.seen = None;
-                let end = &mut self.memory.end;
-                match kind {
-                    Lifecycle::Started(_) => *end = End::default(),
-                    Lifecycle::Shutdown(detail) => end.shutdown = Some(*detail),
-                    Lifecycle::Stopped(detail) => end.stopped = Some(*detail),
-                    Lifecycle::Crashed(_) => end.crashed = true,
-                    _ => {}
-                }
-            }
-            DomainEvent::Agent { connected, .. } => {
-                self.guest.details.agent_connected = *connected;
-                if *connected {
-                    self.addresses.restart(Instant::now());
-                }
-            }
-            DomainEvent::DeviceAdded { .. } | DomainEvent::DeviceRemoved { .. } => {
-                self.details_stale = true;
-                self.addresses.restart(Instant::now());
-            }
-            _ => {}
-        }
-    }
-
-    fn take_addresses(&mut self, run: u64, found: Vec<InterfaceStatus>) {
-        self.asking = false;
-        if run != self.run {
-            return;
-        }
-        for interface in found {
-            let there = self.guest.interfaces.iter_mut().find(|there| there.name == interface.name);
-            if let Some(there) = there.filter(|_| !interface.addresses.is_empty()) {
-                *there = interface;
-            }
-        }
-        let known = addresses::all_known(&self.guest.interfaces);
-        self.addresses.answered(known, self.guest.details.agent_connected, Instant::now());
-    }
-
-    /// Takes the VM as it was read, unless it is older than what is known.
-    pub(super) fn adopt(&mut self, vm: Arc<VirtualMachine>, fresh: bool) {
-        if vm.metadata.uid != self.vm.metadata.uid || (!fresh && is_older(&vm, &self.vm)) {
-            return;
-        }
-        if vm.metadata.generation != self.vm.metadata.generation {
-            self.memory.starts.reset();
-            self.memory.trouble = None;
-        }
-        let placement = |vm: &VirtualMachine| vm.status.as_ref().and_then(|status| status.placement.clone());
-        if vm.spec != self.vm.spec || placement(&vm) != placement(&self.vm) {
-            self.memory.waiting = None;
-            self.memory.needs.reset();
-        }
-        self.left = None;
-        self.vm = vm;
-    }
-
     /// Asks the API server whether the VM is still this host's. `None`: it is not, or it is gone; its domain, if there
     /// is one, stays as it is.
     async fn look_for_vm(&mut self) -> Option<()> {
@@ -530,18 +424,6 @@ impl Task {
         });
     }
 
-    fn take_answer(&mut self, how: GuestRequest, result: libvirt::Result<()>) {
-        match result {
-            Ok(()) => {}
-            Err(error) if self.memory.stopping.is_none() => tracing::debug!(%error, "a stop that is over"),
-            Err(error) if how == GuestRequest::Agent => {
-                tracing::info!(%error, "the agent does not shut the guest down: trying ACPI");
-                self.ask_guest(GuestRequest::Acpi);
-            }
-            Err(error) => tracing::warn!(%error, "cannot ask the guest to shut down"),
-        }
-    }
-
     pub(super) fn event(&self, warning: bool, action: &str, reason: &str, note: String) {
         self.hands.cluster.event(&self.vm, warning, action, reason, note);
     }
@@ -560,12 +442,6 @@ fn identity(hands: &Hands, vm: &VirtualMachine) -> Identity {
     // The schema has checked the one, and the API server makes the other.
     let uuid = Uuid::parse_str(uuid).unwrap_or_default();
     Identity { name: names::domain(namespace, name), uuid, cluster: hands.cluster_id.to_string(), uid }
-}
-
-/// Whether `vm` is older than `known`. The API server's versions grow; one that cannot be read counts as new.
-fn is_older(vm: &VirtualMachine, known: &VirtualMachine) -> bool {
-    let version = |vm: &VirtualMachine| vm.metadata.resource_version.as_deref().and_then(|v| v.parse::<u64>().ok());
-    matches!((version(vm), version(known)), (Some(new), Some(old)) if new < old)
 }
 
 /// The time, in the whole seconds that Kubernetes writes.
