@@ -62,7 +62,7 @@ pub(crate) const TEXT: &str = "$text";
 struct Table {
     roots: Vec<(&'static str, u16)>,
     shapes: Vec<Shape>,
-    /// All names of attributes and children.
+    /// All names of attributes, children and lists; the shapes hold these very slices.
     names: Names<()>,
 }
 
@@ -77,7 +77,12 @@ pub(crate) fn root(name: &str) -> Option<&'static Shape> {
 
 /// The name, without a copy of its own if it is one of libvirt's.
 pub(crate) fn name(name: &str) -> Cow<'static, str> {
-    TABLE.names.find(name).map_or_else(|| Cow::Owned(name.to_owned()), Cow::Borrowed)
+    known_name(name).map_or_else(|| Cow::Owned(name.to_owned()), Cow::Borrowed)
+}
+
+/// The name as the shapes hold it, if it is one of libvirt's or the key of a list: the one that is found fastest.
+pub(crate) fn known_name(name: &str) -> Option<&'static str> {
+    TABLE.names.find(name)
 }
 
 /// Names of the documents that the table knows.
@@ -134,11 +139,12 @@ fn read(text: &'static str) -> Table {
             }),
             (["text", kind @ ..], Some(shape)) => shape.text = Some(scalar(kind)),
             ([name, rest @ ..], Some(shape)) => match (name.strip_prefix('@'), rest) {
-                (Some(attribute), kind) => shape.attributes.add(attribute, scalar(kind)),
+                (Some(attribute), kind) => shape.attributes.add(table.names.share(attribute), scalar(kind)),
                 (None, [of_child, list @ ..]) => {
                     let (namespace, name) =
                         name.strip_prefix('{').and_then(|n| n.split_once('}')).unwrap_or(("", name));
-                    let (rank, list) = (shape.children.len(), list.first().copied());
+                    let name = table.names.share(name);
+                    let (rank, list) = (shape.children.len(), list.first().map(|list| table.names.share(list)));
                     let shape_of_child = number(of_child);
                     shape.children.push(Child {
                         namespace,
@@ -155,14 +161,6 @@ fn read(text: &'static str) -> Table {
         }
     }
     table.shapes.iter_mut().for_each(finish);
-    for shape in &table.shapes {
-        let children = shape.children.iter().map(|child| child.name);
-        for name in shape.attributes.names().chain(children) {
-            if table.names.find(name).is_none() {
-                table.names.add(name, ());
-            }
-        }
-    }
     table
 }
 

@@ -13,7 +13,7 @@ use crate::scope::Scope;
 use crate::shapes::{self, Child, Scalar, Shape, TEXT};
 use crate::tree::{Element, Tree, declared_prefix, split_name};
 use crate::value::Value;
-use crate::xml::is_name;
+use crate::xml::{drop_white_space_between_elements, is_name};
 
 impl Tree {
     /// The document that data stands for, in [canonical](Tree::canonical) form.
@@ -106,6 +106,7 @@ impl<'v> Decoder<'v> {
                     self.within(Step::Key(key), |this| this.entry(&mut element, key, value, shape))?;
                 }
                 self.scope.leave(before);
+                drop_white_space_between_elements(&mut element);
                 if entries.iter().any(|(key, _)| key.starts_with(ATTRIBUTE)) {
                     self.no_attribute_twice(&element)?;
                 }
@@ -152,6 +153,7 @@ impl<'v> Decoder<'v> {
         if let Some(name) = key.strip_prefix('<').and_then(|k| k.strip_suffix('>')) {
             return self.elements(element, name, value, shape);
         }
+        let key = shapes::known_name(key).unwrap_or(key);
         if declared_prefix(key).is_some() && !matches!(value, Value::String(_)) {
             return self.fail(format!("a namespace is text, found {}", value.kind()));
         }

@@ -4,14 +4,24 @@
 #[derive(Debug)]
 pub(super) struct Names<V> {
     entries: Vec<(&'static str, V)>,
-    /// Open addressing: one more than the index of an entry, or 0. The length is a power of two, at least twice the
-    /// number of entries.
-    slots: Vec<u16>,
+    /// Open addressing: a name's hash, and one more than the index of its entry, or 0. The length is a power of two, at
+    /// least twice the number of entries.
+    slots: Vec<(u32, u16)>,
 }
 
 impl<V> Default for Names<V> {
     fn default() -> Self {
-        Self { entries: Vec::new(), slots: vec![0; 2] }
+        Self { entries: Vec::new(), slots: vec![(0, 0); 2] }
+    }
+}
+
+impl Names<()> {
+    /// The name as it was first given here, so that equal names are the same slice.
+    pub(super) fn share(&mut self, name: &'static str) -> &'static str {
+        self.find(name).unwrap_or_else(|| {
+            self.add(name, ());
+            name
+        })
     }
 }
 
@@ -19,7 +29,7 @@ impl<V> Names<V> {
     pub(super) fn add(&mut self, name: &'static str, value: V) {
         self.entries.push((name, value));
         if self.slots.len() < 2 * self.entries.len() {
-            self.slots = vec![0; 2 * self.slots.len()];
+            self.slots = vec![(0, 0); 2 * self.slots.len()];
             (0..self.entries.len()).for_each(|index| self.place(index));
         } else {
             self.place(self.entries.len() - 1);
@@ -28,11 +38,13 @@ impl<V> Names<V> {
 
     fn place(&mut self, index: usize) {
         let mask = self.slots.len() - 1;
-        let mut slot = hash(self.entries[index].0) & mask;
-        while self.slots[slot] != 0 {
+        let hash = hash(self.entries[index].0);
+        let mut slot = hash as usize & mask;
+        while self.slots[slot].1 != 0 {
             slot = (slot + 1) & mask;
         }
-        self.slots[slot] = u16::try_from(index + 1).unwrap_or_else(|_| unreachable!("too many names in a table"));
+        let number = u16::try_from(index + 1).unwrap_or_else(|_| unreachable!("too many names in a table"));
+        self.slots[slot] = (hash, number);
     }
 
     /// The values of a name, in the order in which they were added.
@@ -45,30 +57,28 @@ impl<V> Names<V> {
         self.of(name).map(|(name, _)| *name).next()
     }
 
-    pub(super) fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.entries.iter().map(|(name, _)| *name)
-    }
-
     fn of(&self, name: &str) -> impl Iterator<Item = &(&'static str, V)> {
         let mask = self.slots.len() - 1;
-        let start = hash(name);
+        let hash = hash(name);
         (0..)
-            .map(move |step| self.slots[(start + step) & mask])
-            .take_while(|slot| *slot != 0)
-            .map(|slot| &self.entries[usize::from(slot) - 1])
-            .filter(move |(there, _)| *there == name)
+            .map(move |step| self.slots[(hash as usize + step) & mask])
+            .take_while(|(_, number)| *number != 0)
+            .filter(move |(there, _)| *there == hash)
+            .map(|(_, number)| &self.entries[usize::from(number) - 1])
+            // Shared names need no look at their bytes.
+            .filter(move |(there, _)| std::ptr::eq(*there, name) || *there == name)
     }
 }
 
 /// Mixes eight bytes at a time: names are short.
-fn hash(name: &str) -> usize {
+fn hash(name: &str) -> u32 {
     let mut hash = name.len() as u64;
     for chunk in name.as_bytes().chunks(8) {
         let mut word = [0; 8];
         word[..chunk.len()].copy_from_slice(chunk);
         hash = (hash.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     }
-    (hash >> 40) as usize
+    (hash >> 32) as u32
 }
 
 #[cfg(test)]

@@ -207,7 +207,7 @@ fn is_white_space(byte: u8) -> bool {
 }
 
 /// White space around child elements only lays the document out, unless there is other text among it.
-fn drop_white_space_between_elements(element: &mut Element) {
+pub(crate) fn drop_white_space_between_elements(element: &mut Element) {
     let nodes = element.nodes_mut();
     let has_elements = nodes.iter().any(|n| matches!(n, Node::Element(_)));
     let blank = |n: &Node| matches!(n, Node::Text(t) if t.bytes().all(is_white_space));
