@@ -95,7 +95,7 @@ fn a_namespace_goes_with_all_that_is_in_it(space: &Space) -> Result<()> {
     vm.is_ready()?;
     halted.is_off()?;
     never_placed.condition("Scheduled", "False", "")?;
-    other.close()
+    other.vanishes()
 }
 
 fn no_disk_is_left(space: &Space) -> Result<()> {

@@ -321,7 +321,8 @@ impl Draft<'_> {
     }
 
     fn import_images(&self) -> Result<()> {
-        let directory = work_tree().join("out/images");
+        let given = std::env::var_os("KUBEVMM_IMAGES").map(PathBuf::from);
+        let directory = given.unwrap_or_else(|| work_tree().join("out/images"));
         let mut archives: Vec<_> = fs::read_dir(&directory)
             .with_context(|| format!("{}: run `make images`", directory.display()))?
             .filter_map(|entry| Some(entry.ok()?.path()))

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use crate::host::{Host, lines};
 
 /// Directories whose files are looked at: definitions, state and volumes. Logs and caches are not.
-const DIRECTORIES: &str = "/etc/libvirt /var/lib/libvirt /var/lib/kubevmm /srv /run/libvirt/qemu /run/libvirt/network";
+const DIRECTORIES: &str = "/etc/libvirt /var/lib/libvirt /var/lib/kubevmm /srv /run/libvirt/qemu";
 
 /// What lies on the hosts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -37,11 +37,23 @@ impl Space {
         Ok(Self { cluster, namespace: name.to_owned() })
     }
 
-    /// Deletes the namespace, with what the story left in it, and looks that nothing of it stays on a host.
+    /// Deletes what the story left, and the namespace, and looks that nothing of it stays on a host.
     ///
     /// # Errors
     /// When the namespace does not go, or something lies on a host still.
     pub fn close(&self) -> Result<()> {
+        // Kubernetes deletes a namespace's pods first, and they wait for their VMs.
+        for vm in self.api().list(api::VM, &self.namespace)? {
+            self.delete(api::VM, vm["metadata"]["name"].as_str().unwrap_or_default())?;
+        }
+        self.vanishes()
+    }
+
+    /// Deletes the namespace as it is, and looks that nothing of it stays on a host.
+    ///
+    /// # Errors
+    /// When the namespace does not go, or something lies on a host still.
+    pub fn vanishes(&self) -> Result<()> {
         self.api().delete(api::NAMESPACE, "", &self.namespace)?;
         self.api().wait_gone(api::NAMESPACE, "", &self.namespace, within(90))?;
         // What is deleted stays on the hosts no longer than its object; but a look takes its time.
@@ -64,7 +76,8 @@ impl Space {
 
     /// A VM with an operating system that answers: an agent, ssh, DHCP on the default network.
     pub fn guest(&self, name: &str) -> Draft<'_> {
-        let user_data = format!("#cloud-config\nssh_authorized_keys:\n- {}\n", self.cluster.ssh_key);
+        let key = &self.cluster.ssh_key;
+        let user_data = format!("#cloud-config\nhostname: {name}\nssh_authorized_keys:\n- {key}\n");
         let manifest = self.vm_manifest(name).with(&format!(
             "spec: {{memory: {{size: 192Mi}}, terminationGracePeriodSeconds: 30, cloudInit: {{userData: {}}}, \
              networks: [{{name: lan}}], disks: [{{name: root, template: {{source: {{image: \
