@@ -93,17 +93,19 @@ pub(crate) fn roots() -> impl Iterator<Item = &'static str> {
 impl Shape {
     /// Kind of an attribute of the schema.
     pub(crate) fn attribute(&self, name: &str) -> Option<Scalar> {
-        self.attributes.get(name).copied().next()
+        self.attributes.get(name, |_| true).copied()
     }
 
     /// A child element of the schema.
     pub(crate) fn child(&self, namespace: &str, name: &str) -> Option<&Child> {
-        self.by_name.get(name).map(|&at| &self.children[usize::from(at)]).find(|child| child.namespace == namespace)
+        let child = |at: &u16| &self.children[usize::from(*at)];
+        self.by_name.get(name, |at| child(at).namespace == namespace).map(child)
     }
 
     /// The child whose list has this key.
     pub(crate) fn list(&self, namespace: &str, key: &str) -> Option<&Child> {
-        self.by_list.get(key).map(|&at| &self.children[usize::from(at)]).find(|child| child.namespace == namespace)
+        let child = |at: &u16| &self.children[usize::from(*at)];
+        self.by_list.get(key, |at| child(at).namespace == namespace).map(child)
     }
 
     /// How many children the schema has: the rank of one that it does not have.

@@ -47,38 +47,54 @@ impl<V> Names<V> {
         self.slots[slot] = (hash, number);
     }
 
-    /// The values of a name, in the order in which they were added.
-    pub(super) fn get(&self, name: &str) -> impl Iterator<Item = &V> {
-        self.of(name).map(|(_, value)| value)
+    /// The first value of a name that is wanted, in the order in which they were added.
+    #[inline]
+    pub(super) fn get(&self, name: &str, is_wanted: impl Fn(&V) -> bool) -> Option<&V> {
+        self.of(name, is_wanted).map(|(_, value)| value)
     }
 
     /// The name itself, if it is there.
+    #[inline]
     pub(super) fn find(&self, name: &str) -> Option<&'static str> {
-        self.of(name).map(|(name, _)| *name).next()
+        self.of(name, |_| true).map(|(name, _)| *name)
     }
 
-    fn of(&self, name: &str) -> impl Iterator<Item = &(&'static str, V)> {
+    #[inline]
+    fn of(&self, name: &str, is_wanted: impl Fn(&V) -> bool) -> Option<&(&'static str, V)> {
         let mask = self.slots.len() - 1;
         let hash = hash(name);
-        (0..)
-            .map(move |step| self.slots[(hash as usize + step) & mask])
-            .take_while(|(_, number)| *number != 0)
-            .filter(move |(there, _)| *there == hash)
-            .map(|(_, number)| &self.entries[usize::from(number) - 1])
-            // Shared names need no look at their bytes.
-            .filter(move |(there, _)| std::ptr::eq(*there, name) || *there == name)
+        let mut at = hash as usize & mask;
+        loop {
+            let (there, number) = self.slots[at];
+            if number == 0 {
+                return None;
+            }
+            if there == hash {
+                let entry = &self.entries[usize::from(number) - 1];
+                // Shared names need no look at their bytes.
+                if (std::ptr::eq(entry.0, name) || entry.0 == name) && is_wanted(&entry.1) {
+                    return Some(entry);
+                }
+            }
+            at = (at + 1) & mask;
+        }
     }
 }
 
-/// Mixes eight bytes at a time: names are short.
+/// Mixes the ends of a name, which overlap in a short one: names that agree in both and in length are rare.
+#[inline]
 fn hash(name: &str) -> u32 {
-    let mut hash = name.len() as u64;
-    for chunk in name.as_bytes().chunks(8) {
-        let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        hash = (hash.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    }
-    (hash >> 32) as u32
+    let bytes = name.as_bytes();
+    let (first, last) = match (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+        (Some(first), Some(last)) => (u64::from_le_bytes(*first), u64::from_le_bytes(*last)),
+        _ => match (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+            (Some(first), Some(last)) => (u64::from(u32::from_le_bytes(*first)), u64::from(u32::from_le_bytes(*last))),
+            _ => bytes.iter().fold((0, 0), |(word, _), byte| (word << 8 | u64::from(*byte), 0)),
+        },
+    };
+    const MIX: u64 = 0x9E37_79B9_7F4A_7C15;
+    let mixed = (first.wrapping_mul(MIX).rotate_left(29) ^ last ^ bytes.len() as u64).wrapping_mul(MIX);
+    (mixed >> 32) as u32
 }
 
 #[cfg(test)]
@@ -93,9 +109,11 @@ mod tests {
             names.add(word, index);
         }
         for word in &words {
-            let at: Vec<usize> = names.get(word).copied().collect();
-            let want: Vec<usize> = (0..words.len()).filter(|&index| words[index] == *word).collect();
-            assert_eq!(at, want, "{word}");
+            let all: Vec<usize> = (0..words.len()).filter(|&index| words[index] == *word).collect();
+            assert_eq!(names.get(word, |_| true), all.first(), "{word}");
+            assert_eq!(names.get(word, |at| Some(at) == all.last()), all.last(), "{word}");
+            let copy = String::from(*word);
+            assert_eq!(names.find(&copy), Some(*word));
         }
         assert_eq!(names.find("no such name"), None);
         assert_eq!(Names::<()>::default().find("a"), None);

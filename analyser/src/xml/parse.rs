@@ -124,27 +124,30 @@ impl Parser<'_> {
         }
         let name = tag.name();
         let name = name.as_ref();
-        if !scan::is_name(name) {
+        let Some(owned) = checked_name(name) else {
             return self.fail(at + 1, format!("'{name}' is not a name of an element"));
-        }
-        let mut element = Element::new(shapes::name(name));
+        };
+        let mut element = Element::new(owned);
         let raw = tag.attributes_raw();
         // One too many at most, unless a value holds the sign.
         element.reserve_attributes(raw.bytes().filter(|b| *b == b'=').count().min(MANY_ATTRIBUTES));
         let mut seen = None;
         let read = scan::attributes(raw, |name, value| {
+            let Some(owned) = checked_name(name) else {
+                return Err(format!("'{name}' is not a name of an attribute"));
+            };
             let there = element.attributes();
             let twice = if there.len() < MANY_ATTRIBUTES {
                 there.iter().any(|a| a.name == name)
             } else {
                 let seen: &mut HashSet<Cow<'static, str>> =
                     seen.get_or_insert_with(|| there.iter().map(|a| a.name.clone()).collect());
-                !seen.insert(shapes::name(name))
+                !seen.insert(owned.clone())
             };
             if twice {
                 return Err(format!("attribute {name} stands there twice"));
             }
-            element.push_attribute(shapes::name(name), value.into());
+            element.push_attribute(owned, value.into());
             Ok(())
         });
         if let Err(broken) = read {
@@ -199,6 +202,14 @@ impl Parser<'_> {
             Some(root) => Ok(Tree { root }),
             None => self.fail(self.xml.len(), "there is no element: the document is empty"),
         }
+    }
+}
+
+/// The name, if it is one; libvirt's own are.
+fn checked_name(name: &str) -> Option<Cow<'static, str>> {
+    match shapes::known_name(name) {
+        Some(known) => Some(Cow::Borrowed(known)),
+        None => scan::is_name(name).then(|| Cow::Owned(name.to_owned())),
     }
 }
 
@@ -269,6 +280,8 @@ mod tests {
         fails("<a>\u{1}</a>", 1, 4, "does not allow");
         fails("<a>]]></a>", 1, 4, "]]>");
         fails("<1/>", 1, 2, "name");
+        fails("<a 1='2'/>", 1, 4, "name");
+        fails("<a ='2'/>", 1, 4, "name");
         fails("<?xml version='1.0' encoding='latin1'?><a/>", 1, 21, "latin1");
         fails("<a/><?xml version='1.0'?>", 1, 5, "beginning");
         fails("<?go on?><a/>", 1, 1, "processing");

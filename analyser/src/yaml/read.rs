@@ -205,3 +205,45 @@ impl<'a> Keys<'a> {
         !self.seen.insert(Cow::Owned(key.to_owned()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reads(yaml: &str, json: &str) {
+        let want: serde_json::Value = serde_json::from_str(json).unwrap();
+        assert_eq!(read(yaml).map(|value| value.to_json()), Ok(want), "{yaml}");
+    }
+
+    #[test]
+    fn block_style() {
+        reads(
+            "a: 1\nb:\n  c: x y\n  d:\n    - 1\n    - e: f\n      g: h\n",
+            r#"{"a":1,"b":{"c":"x y","d":[1,{"e":"f","g":"h"}]}}"#,
+        );
+        reads("a:\n- 1\n-\n  b: 2\n- - 3\n  - 4\nc:\n", r#"{"a":[1,{"b":2},[3,4]],"c":null}"#);
+        reads("--- # start\na: 'b' # c\n# d\n\n'e f' : \"g\"\n...\n", r#"{"a":"b","e f":"g"}"#);
+    }
+
+    #[test]
+    fn flow_style_and_json() {
+        reads("{a: [1, b c, 'd', ], \"e\":{\n  f: , g: # h\n  i}}", r#"{"a":[1,"b c","d"],"e":{"f":null,"g":"i"}}"#);
+        reads(r#"{"a":"\u00e9\ud83d\ude00\/","b":[true,null,{}]}"#, r#"{"a":"é😀/","b":[true,null,{}]}"#);
+        reads("a: [x:y, http://z]", r#"{"a":["x:y","http://z"]}"#);
+    }
+
+    #[test]
+    fn scalars_of_several_lines() {
+        reads("a: b\n  c\n\n  d\ne: f", r#"{"a":"b c\nd","e":"f"}"#);
+        reads("a: \"b\n  c \\\n   d\n\n  e\"", r#"{"a":"b c d\ne"}"#);
+        reads("a: 'b\n\n  it''s'", r#"{"a":"b\nit's"}"#);
+    }
+
+    #[test]
+    fn block_scalars() {
+        reads("a: |\n  b\n   c\n\n  d\n\ne: f", r#"{"a":"b\n c\n\nd\n","e":"f"}"#);
+        reads("a: |-\n  b\n\nc: |+\n  d\n\n", r#"{"a":"b","c":"d\n\n"}"#);
+        reads("a: >\n  b\n  c\n\n  d\n    e\n  f\n", r#"{"a":"b c\nd\n  e\nf\n"}"#);
+        reads("- |2\n   a\n- |\n- b", r#"[" a\n","","b"]"#);
+    }
+}
