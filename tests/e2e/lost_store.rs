@@ -67,32 +67,38 @@ fn a_wiped_store_destroys_nothing(space: &Space) -> Result<()> {
     cluster.lab.etcd_save("whole")?;
     cluster.is_whole()?;
 
+    let found = an_orphan_blocks_its_name(space, &domain);
+    ensure!(qemu.runs(), "the orphan was stopped");
+    ensure!(host.virsh(["dumpxml", "--inactive", &domain])? == xml, "the orphan was changed");
+
+    // The administrator finds the backup: all is as it was.
+    cluster.lab.etcd_restore("whole")?;
+    restart_kubelets(cluster)?;
+    cluster.is_whole()?;
+    found?;
+    vm.is_ready()?;
+    ensure!(vm.qemu()? == qemu, "QEMU is another one");
+    vm.has_not_rebooted(&boot)?;
+    vm.vanishes()
+}
+
+/// Without the cluster's objects: the domain is shown, and a VM of the same name does not start beside it.
+fn an_orphan_blocks_its_name(space: &Space, domain: &str) -> Result<()> {
+    let cluster = space.cluster;
     cluster.lab.etcd_wipe()?;
     cluster.install()?;
     cluster.is_whole()?;
     wait_for("the domain is shown as an orphan", within(60), || {
-        let entry = orphan(cluster, "h1", &domain)?;
+        let entry = orphan(cluster, "h1", domain)?;
         if entry["orphan"] == true { Ok(Some(())) } else { Err(anyhow!("{entry}")) }
     })?;
-
-    // A VM of the same name does not start beside it, on no host.
     let again = Space::open(&space.namespace)?;
     let second = again.blank("web").with("spec: {disks: null}").apply()?;
     let why = second.wait("is blocked by the orphan", within(60), |vm| {
         ["Ready", "Scheduled"].iter().any(|kind| api::condition(vm, kind).1 == "OrphanFound")
     })?;
     ensure!(why["status"].to_string().contains("virsh"), "no way out is named: {}", why["status"]);
-    ensure!(qemu.runs(), "the orphan was stopped");
-    ensure!(host.virsh(["dumpxml", "--inactive", &domain])? == xml, "the orphan was changed");
-    second.vanishes()?;
-    ensure!(qemu.runs(), "the orphan was stopped");
-
-    // The administrator finds the backup: all is as it was.
-    cluster.lab.etcd_restore("whole")?;
-    restart_kubelets(cluster)?;
-    cluster.is_whole()?;
-    vm.is_ready()?;
-    ensure!(vm.qemu()? == qemu, "QEMU is another one");
-    vm.has_not_rebooted(&boot)?;
-    vm.vanishes()
+    second.stays_off(2)?;
+    second.delete()?;
+    space.api().wait_gone(api::VM, &space.namespace, "web", within(60))
 }

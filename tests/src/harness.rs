@@ -44,7 +44,11 @@ macro_rules! stories {
 pub fn run(stories: Vec<Story>) -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(AT_A_TIME);
-    let wanted: Vec<Trial> = stories.iter().copied().map(trial).collect();
+    // A filter may be several, with commas between.
+    let filter = if arguments.exact { None } else { arguments.filter.take() };
+    let fits =
+        |story: &&Story| filter.as_ref().is_none_or(|filter| filter.split(',').any(|part| story.name.contains(part)));
+    let wanted: Vec<Trial> = stories.iter().filter(fits).copied().map(trial).collect();
     if arguments.list {
         return libtest_mimic::run(&arguments, wanted).exit_code();
     }
