@@ -3,15 +3,17 @@
 //! ```text
 //!           open()              PUT or POST accepted
 //! closed ──────────▶ taking ─────────────────────────▶ held(id) ──┐ renewed: PUT with resourceVersion
-//!                      ▲                                  │  ▲    │
-//!                      │   conflict, or the Lease is gone │  └────┘
-//!                      └──────────────────────────────────┘
+//!                                                         │  ▲    │
+//!                            conflict, or the Lease is gone  └────┘
+//!                                                         ▼
+//!                                                       lost: the process ends, and its successor takes the Lease
 //! ```
 //!
 //! A Lease that is not as this executor wrote it last means that the API server's memory went back in time, or that
-//! somebody else acts for this host. Either way everything that was agreed in the session is void: a new one begins, the
-//! host's domains are read and reported anew, and the controller confirms each placement again before a domain is
-//! started.
+//! somebody else acts for this host. Either way everything that was agreed in the session is void, and so is everything
+//! that was read: a watch that goes on after a restore has missed what happened in between. So the process ends and
+//! begins anew; guests do not notice. The next session reads the host's domains and reports them, and the controller
+//! confirms each placement again before a domain is started.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,10 +77,18 @@ impl Session {
         self.0.id.subscribe()
     }
 
+    /// Waits until a Lease that was held is lost: see the module.
+    pub async fn lost(&self) {
+        let mut id = self.0.id.subscribe();
+        // The sender lives in `self`.
+        drop(id.wait_for(Option::is_some).await.map(drop));
+        drop(id.wait_for(Option::is_none).await.map(drop));
+    }
+
     /// Renews the Lease and returns the session that it proves.
     ///
     /// # Errors
-    /// [`Error::LeaseLost`] when a new session begins instead; other errors when the API server does not answer.
+    /// [`Error::LeaseLost`] when the session has ended; other errors when the API server does not answer.
     pub async fn renew(&self) -> Result<String, Error> {
         let inner = &*self.0;
         let mut held = inner.held.lock().await;
@@ -92,7 +102,7 @@ impl Session {
                 Ok(id)
             }
             Err(error) if is_conflict(&error) || is_not_found(&error) => {
-                tracing::warn!(lease = inner.node, %error, "the Lease is not as it was written last: a new session begins");
+                tracing::warn!(lease = inner.node, %error, "the Lease is not as it was written last: the session ends");
                 *held = None;
                 inner.id.send_replace(None);
                 Err(lost())
@@ -105,23 +115,26 @@ impl Session {
         let mut open = self.0.open.subscribe();
         // The sender lives in `self`.
         drop(open.wait_for(|open| *open).await);
-        let mut id = self.0.id.subscribe();
+        let mut taken = false;
         loop {
-            let held = id.borrow_and_update().is_some();
-            let done = if held { self.renew().await.map(drop) } else { self.take().await };
+            let done = match (taken, self.current()) {
+                (false, _) => self.take().await,
+                (true, Some(_)) => self.renew().await.map(drop),
+                // Lost by a renewal before a start.
+                (true, None) => return,
+            };
             let pause = match done {
-                Ok(()) => self.0.duration / 4,
-                Err(Error::LeaseLost { .. }) => continue,
+                Ok(()) => {
+                    taken = true;
+                    self.0.duration / 4
+                }
+                Err(Error::LeaseLost { .. }) => return,
                 Err(error) => {
                     tracing::warn!(lease = self.0.node, %error, "cannot renew the Lease; trying again");
                     RETRY.min(self.0.duration / 4)
                 }
             };
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                // A renewal before a start has found the Lease changed.
-                _ = id.wait_for(Option::is_none), if self.current().is_some() => {}
-            }
+            tokio::time::sleep(pause).await;
         }
     }
 

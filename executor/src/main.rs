@@ -166,13 +166,17 @@ async fn run(options: Options) -> anyhow::Result<()> {
         tokio::spawn(images.run()),
         tokio::spawn(disks.run()),
         tokio::spawn(networks.run()),
-        tokio::spawn(vm::run(context.clone(), session, parts, vms)),
+        tokio::spawn(vm::run(context.clone(), session.clone(), parts, vms)),
         tokio::spawn(hypervisor::forward_events(events, context.libvirt_events.clone())),
     ];
     // None of them ends by itself; when one has panicked, a new process is better than half of one.
-    let (ended, _, _) = futures::future::select_all(listeners).await;
-    ended.context("a part of the executor has failed")?;
-    anyhow::bail!("a part of the executor has ended")
+    tokio::select! {
+        (ended, _, _) = futures::future::select_all(listeners) => {
+            ended.context("a part of the executor has failed")?;
+            anyhow::bail!("a part of the executor has ended")
+        }
+        () = session.lost() => Err(Error::LeaseLost { name: options.node_name }.into()),
+    }
 }
 
 /// Takes the lock of this host; waits for an executor that is still about to end.
