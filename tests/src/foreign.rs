@@ -82,7 +82,10 @@ fn without_sizes(text: &str) -> String {
 /// # Errors
 /// Those of virsh.
 pub fn start_again(host: &Host) -> Result<()> {
-    host.virsh(["pool-start", "foreign"])?;
+    // libvirt takes a pool for active whose directory is there.
+    if !host.virsh(["pool-info", "foreign"])?.contains("running") {
+        host.virsh(["pool-start", "foreign"])?;
+    }
     host.virsh(["net-start", "foreign"])?;
     host.virsh(["start", "foreign", "--paused"]).map(drop)
 }
