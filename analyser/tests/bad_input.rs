@@ -39,6 +39,11 @@ fn yaml_syntax_names_line_and_column() {
         ("a: b\n---\nc: d\n", "YAML, line 2, column 1: a second document"),
         ("a: b: c\n", "YAML, line 1, column 5: a mapping cannot begin here; quote a text that holds ': '"),
         ("? a\n: b\n", "YAML, line 1, column 1: complex keys are not read"),
+        (
+            "a: [#]\n",
+            "YAML, line 1, column 5: a comment needs a space before it, and a text that begins so needs quotes",
+        ),
+        ("a: |\n    \n  b\n", "YAML, line 3, column 1: an empty line before this one is indented deeper"),
         ("a: \u{1}\n", "YAML, line 1, column 4: a character that YAML does not allow"),
         ("%YAML 1.2\n---\na: b\n", "YAML, line 1, column 1: directives are not read"),
     ];

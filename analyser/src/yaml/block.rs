@@ -254,8 +254,9 @@ impl<'a> Reader<'a> {
             self.at += 1;
         }
         self.end_line()?;
-        let least = parent.map_or(0, |column| column + 1);
-        let indent = explicit.map(|more| parent.map_or(0, |column| column) + more);
+        // As in other readers, a block is indented even where nothing is around it.
+        let least = parent.map_or(1, |column| column + 1);
+        let indent = explicit.map(|more| parent.unwrap_or(0) + more);
         let lines = self.block_lines(indent, least)?;
         if lines.is_empty() {
             return Ok(Value::String(Cow::Borrowed("")));
@@ -270,6 +271,7 @@ impl<'a> Reader<'a> {
     /// The lines of a block scalar without their indentation. The cursor then stands at the last line's end.
     fn block_lines(&mut self, mut indent: Option<usize>, least: usize) -> Result<Vec<&'a str>> {
         let mut lines = Vec::new();
+        let mut widest_empty = 0;
         while self.peek().is_some() {
             let (at, line_start) = (self.at, self.line_start);
             self.next_line();
@@ -286,9 +288,13 @@ impl<'a> Reader<'a> {
                 (self.at, self.line_start) = (at, line_start);
                 break;
             }
-            if !is_empty {
+            if !is_empty && indent.is_none() {
+                if widest_empty > width {
+                    return self.fail("an empty line before this one is indented deeper");
+                }
                 indent = Some(width);
             }
+            widest_empty = widest_empty.max(spaces);
             lines.push(&self.text[(self.at.saturating_add(width)).min(end)..end]);
             self.at = end;
         }
@@ -346,6 +352,8 @@ fn folded(lines: &[&str]) -> String {
         text.push_str(line);
         (before, line_feeds) = (Some(line), 0);
     }
-    text.extend(std::iter::repeat_n('\n', line_feeds));
+    // The caller adds the last line's own end.
+    let is_empty = before.is_none();
+    text.extend(std::iter::repeat_n('\n', line_feeds - usize::from(is_empty && line_feeds > 0)));
     text
 }

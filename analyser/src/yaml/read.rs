@@ -179,6 +179,7 @@ impl<'a> Reader<'a> {
             Some(b'!') => self.fail("tags are not read: remove it"),
             Some(b'%' | b'@' | b'`') => self.fail("a plain scalar cannot begin with this character: quote it"),
             Some(b'|' | b'>') => self.fail("a block scalar cannot stand here"),
+            Some(b'#') => self.fail("a comment needs a space before it, and a text that begins so needs quotes"),
             Some(b',' | b']' | b'}') => self.fail("nothing is open that this could end or separate"),
             Some(b'?') if self.is_blank_at(self.at + 1) => self.fail("complex keys are not read"),
             Some(b'-' | b':') if self.is_blank_at(self.at + 1) => self.fail("expected a value"),
