@@ -25,7 +25,9 @@ pub enum Error {
         node: String,
     },
     /// The Lease has changed hands, or is not as this executor wrote it.
-    #[error("the Lease {name} is not as this executor wrote it (etcd was restored, or somebody else writes it): beginning anew, guests keep running")]
+    #[error(
+        "the Lease {name} is not as this executor wrote it (etcd was restored, or somebody else writes it): beginning anew, guests keep running"
+    )]
     LeaseLost {
         /// Name of the Lease.
         name: String,
