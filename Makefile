@@ -32,6 +32,10 @@ yamls: ## Generate the CRDs, and write the images' names into yamls/
 	mv out/10-crds.yaml yamls/10-crds.yaml
 	$(CARGO) run --quiet -p kubevmm-images -- yamls yamls
 
+.PHONY: virtctl
+virtctl: ## Build the command line: target/release/virtctl
+	$(CARGO) build --release -p virtctl
+
 .PHONY: demo
 demo: deps $(if $(LAB_KUBECONFIG),,images) ## Bring up a cluster with libvirt on this machine, install KubeVMM, boot a VM, log in
 	$(CARGO) build --release -p kubevmm-lab -p virtctl -p kubevmm-tests
