@@ -1,7 +1,7 @@
 //! Runs the stories: quiet ones side by side, disruptive ones alone, each in a namespace of its own.
 
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Condvar, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -16,6 +16,9 @@ const AT_A_TIME: usize = 3;
 
 /// Quiet stories hold it together, a disruptive one alone.
 static PEACE: RwLock<()> = RwLock::new(());
+/// Whose turn it is among the disruptive stories.
+static NEXT: Mutex<usize> = Mutex::new(0);
+static NEXT_CHANGED: Condvar = Condvar::new();
 static TIMES: Mutex<Vec<(f32, &'static str)>> = Mutex::new(Vec::new());
 
 /// A test that reads like a story.
@@ -48,7 +51,9 @@ pub fn run(stories: Vec<Story>) -> ExitCode {
     let filter = if arguments.exact { None } else { arguments.filter.take() };
     let fits =
         |story: &&Story| filter.as_ref().is_none_or(|filter| filter.split(',').any(|part| story.name.contains(part)));
-    let wanted: Vec<Trial> = stories.iter().filter(fits).copied().map(trial).collect();
+    let mut turns = 0..;
+    let wanted: Vec<Trial> =
+        stories.iter().filter(fits).map(|story| trial(*story, if story.alone { turns.next() } else { None })).collect();
     if arguments.list {
         return libtest_mimic::run(&arguments, wanted).exit_code();
     }
@@ -68,9 +73,11 @@ pub fn run(stories: Vec<Story>) -> ExitCode {
     conclusion.exit_code()
 }
 
-fn trial(story: Story) -> Trial {
+/// `turn` is the place of a disruptive story among its like.
+fn trial(story: Story, turn: Option<usize>) -> Trial {
     Trial::test(story.name, move || {
-        let result = if story.alone {
+        let result = if let Some(turn) = turn {
+            let _turn = Turn::wait_for(turn);
             let _alone = PEACE.write().unwrap_or_else(PoisonError::into_inner);
             tell(story)
         } else {
@@ -79,6 +86,24 @@ fn trial(story: Story) -> Trial {
         };
         result.map_err(|error| Failed::from(format!("{error:#}")))
     })
+}
+
+/// The disruptive stories' order: the last ones look at what all others have left.
+struct Turn;
+
+impl Turn {
+    fn wait_for(turn: usize) -> Self {
+        let now = NEXT.lock().unwrap_or_else(PoisonError::into_inner);
+        let _mine = NEXT_CHANGED.wait_while(now, |now| *now != turn).unwrap_or_else(PoisonError::into_inner);
+        Self
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *NEXT.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        NEXT_CHANGED.notify_all();
+    }
 }
 
 fn tell(story: Story) -> Result<()> {
