@@ -74,7 +74,8 @@ node=$("${kubectl[@]}" get vm demo -o jsonpath='{.status.nodeName}')
 address=$("${kubectl[@]}" get vm demo -o jsonpath='{.status.interfaces[0].addresses[0]}')
 
 say "logging in to the guest at $address, from its host $node"
-ssh_options="-i $key -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o ConnectTimeout=5 -o ConnectionAttempts=10"
+"$lab" exec "$node" -- install -m 600 /dev/stdin /root/demo-key <"$key"
+ssh_options="-i /root/demo-key -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o ConnectTimeout=5 -o ConnectionAttempts=10"
 # shellcheck disable=SC2086
 "$lab" exec "$node" -- ssh $ssh_options "root@$address" 'echo "hello from $(hostname): $(uname -sr), $(uptime)"'
 

@@ -26,9 +26,23 @@ pub(crate) fn build(images: &[&Image]) -> Result<(), Error> {
         for package in packages {
             cargo.args(["--package", package]);
         }
+        forget_the_outer_cargo(&mut cargo);
         command::run(&mut cargo)?;
     }
     Ok(())
+}
+
+/// `cargo run` tells this program its own package; a build script that looks at those variables (ring's does) would run
+/// again in each build, and everything that depends on it with it.
+fn forget_the_outer_cargo(cargo: &mut Command) {
+    let own = |name: &str| {
+        name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name.starts_with("CARGO_BIN_")
+    };
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(own) {
+            cargo.env_remove(name);
+        }
+    }
 }
 
 /// The program's bytes.
