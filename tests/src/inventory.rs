@@ -66,10 +66,12 @@ fn of_host(host: &Host) -> Result<BTreeSet<String>> {
         add(&format!("volume {pool}"), host.volumes(pool).unwrap_or_default());
     }
     add("pool", pools);
-    // A network's DHCP server keeps its leases by the bridge's name; which bridge it was is chance.
-    let files = host.sh(&format!("find {DIRECTORIES} -type f ! -path '*/dnsmasq/*' 2>/dev/null || true"))?;
+    // A network's DHCP server keeps its leases by the bridge's name, and which bridge it was is chance; libvirt leaves a
+    // key of a running domain when the host crashes.
+    let others = "! -path '*/dnsmasq/*' ! -path '*/libvirt/qemu/domain-*/master-key.aes'";
+    let files = host.sh(&format!("find {DIRECTORIES} -type f {others} 2>/dev/null || true"))?;
     add("file", lines(&files));
-    let links = host.sh("ls /sys/class/net | grep -vE '^(veth|lo$)' || true")?;
+    let links = host.sh("ls /sys/class/net | grep -vE '^(veth|cni|lo$)' || true")?;
     add("interface", lines(&links));
     let mut processes = BTreeMap::<String, usize>::new();
     for process in host.processes() {
