@@ -116,7 +116,8 @@ impl SeedPool {
         let connection = self.context.libvirt.connection()?;
         let Some(pool) = connection.lookup_storage_pool(ID).await? else { return Ok(()) };
         if !pool.is_active().await? {
-            return Ok(());
+            // After a reboot of the host: its files are there, and may hold secrets.
+            pool.create().await?;
         }
         if let Some(volume) = pool.lookup_volume(&names::seed_volume(uid)).await? {
             ignore_gone(volume.delete().await)?;

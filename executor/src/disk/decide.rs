@@ -1,5 +1,6 @@
 //! What is to be done about one disk on this host.
 
+use kubevmm_analyser::read::VolumeInfo;
 use kubevmm_api::condition::{HOST_RELEASED, PROVISIONED, is_true};
 use kubevmm_api::disk::ReclaimPolicy;
 use kubevmm_api::{VirtualMachineDisk, names};
@@ -12,8 +13,9 @@ pub(super) const FORMAT: &str = "qcow2";
 pub(super) enum Step {
     /// Write the volume's name into the status: only then may it be created.
     Claim,
-    /// A volume of the name is there, and the disk was never provisioned: a creation that was cut short. Delete it.
-    Clear,
+    /// A volume of the name is there that this disk has claimed, but the status does not say `Provisioned`: the report
+    /// was cut short, or etcd was restored. See [`is_whole`].
+    Settle,
     /// Create the volume, then write `Provisioned`.
     Create,
     /// The volume is there.
@@ -48,9 +50,18 @@ pub(super) fn next(disk: &VirtualMachineDisk, volume_exists: bool) -> Step {
         (_, true, false, _) => Step::Missing,
         (_, false, true, false) => Step::Taken,
         (_, false, false, false) => Step::Claim,
-        (_, false, true, true) => Step::Clear,
+        (_, false, true, true) => Step::Settle,
         (_, false, false, true) => Step::Create,
     }
+}
+
+/// Whether a volume is what would be created for the disk. Its creation is one step of libvirt's, and a guest cannot
+/// change its format or size: so a volume that is not whole has never been used, and one that is may hold data.
+pub(super) fn is_whole(disk: &VirtualMachineDisk, volume: &VolumeInfo) -> bool {
+    let wanted = disk.spec.size.as_ref().and_then(|size| size.bytes().ok());
+    volume.format.as_deref() == Some(FORMAT)
+        && volume.backing.is_some() == disk.spec.source.image.is_some()
+        && volume.capacity_bytes.is_some_and(|capacity| wanted.is_none_or(|wanted| capacity == wanted))
 }
 
 /// What to do about a disk on its way out.
@@ -120,8 +131,24 @@ mod tests {
     }
 
     #[test]
-    fn a_creation_that_was_cut_short_begins_anew() {
-        assert_eq!(next(&with(CLAIM), true), Step::Clear);
+    fn a_volume_whose_report_was_cut_short_is_settled() {
+        assert_eq!(next(&with(CLAIM), true), Step::Settle);
+    }
+
+    fn volume(format: &str, capacity: u64, backing: bool) -> VolumeInfo {
+        let backing = if backing { "<backingStore><path>/b</path></backingStore>" } else { "" };
+        let xml = format!(
+            "<volume><name>v</name><capacity>{capacity}</capacity><target><path>/v</path><format type='{format}'/></target>{backing}</volume>"
+        );
+        kubevmm_analyser::read::read_volume(&xml).unwrap()
+    }
+
+    #[test]
+    fn a_whole_volume_is_kept_for_it_may_hold_data() {
+        assert!(is_whole(&with(CLAIM), &volume("qcow2", 1 << 30, false)));
+        assert!(!is_whole(&with(CLAIM), &volume("raw", 0, false)), "cut short before its header");
+        assert!(!is_whole(&with(CLAIM), &volume("qcow2", 1 << 20, false)), "not of its size");
+        assert!(!is_whole(&with(CLAIM), &volume("qcow2", 1 << 30, true)), "based on what it is not made from");
     }
 
     #[test]

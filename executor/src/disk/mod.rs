@@ -13,7 +13,8 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Resource, ResourceExt};
 use kubevmm_analyser::lower::{Backing, Format, VolumeInput, lower_volume};
-use kubevmm_api::condition::{HOST_RELEASED, PROVISIONED, Wanted};
+use kubevmm_analyser::read::read_volume;
+use kubevmm_api::condition::{HOST_RELEASED, PROVISIONED, Wanted, is_true};
 use kubevmm_api::{MANAGER_EXECUTOR, Quantity, VirtualMachineDisk};
 
 use self::decide::{Farewell, Step};
@@ -79,6 +80,9 @@ impl Disks {
         })?;
         let pool = self.pools.usable(&pool_name).await?;
         let volume_name = decide::volume_name(&disk);
+        if !disk.status.as_ref().is_some_and(|status| is_true(&status.conditions, PROVISIONED)) {
+            disk = self.read(&disk).await?;
+        }
         for _ in 0..MOST_STEPS {
             let volume = find_volume(&pool.pool, &volume_name).await?;
             match (decide::next(&disk, volume.is_some()), volume) {
@@ -90,7 +94,7 @@ impl Disks {
                         Wanted::no(PROVISIONED, "Creating", format!("volume {volume_name} in pool {pool_name}"));
                     disk = self.write(&disk, &volume_name, None, condition).await?;
                 }
-                (Step::Clear, Some(volume)) => volume.delete().await?,
+                (Step::Settle, Some(volume)) => disk = self.settle(&disk, &pool, volume).await?,
                 (Step::Create, _) => disk = self.create(&disk, &pool, &volume_name).await?,
                 (Step::Missing, _) => {
                     let message = format!(
@@ -106,10 +110,39 @@ impl Disks {
                     return Err(NotYet::on_change("DiskDeleted", format!("disk {name} is being deleted")));
                 }
                 // It vanished between two looks.
-                (Step::Use | Step::Clear, None) => {}
+                (Step::Use | Step::Settle, None) => {}
             }
         }
         Err(NotYet::backoff("LibvirtError", format!("volume {volume_name} changes while it is set up")))
+    }
+
+    /// The disk as the API server has it: a watch that lags must not make a volume again.
+    async fn read(&self, disk: &VirtualMachineDisk) -> Result<VirtualMachineDisk, NotYet> {
+        let name = disk.name_any();
+        let read = crate::api::limited(WRITE_TIMEOUT, self.api(disk).get(&name)).await;
+        let read = read.map_err(|error| NotYet::backoff("ApiError", format!("cannot read disk {name}: {error}")))?;
+        match read.uid() == disk.uid() {
+            true => Ok(read),
+            false => Err(NotYet::on_change("DiskDeleted", format!("disk {name} is another one by now"))),
+        }
+    }
+
+    /// Keeps a volume that is whole, and deletes one whose creation was cut short.
+    async fn settle(
+        &self,
+        disk: &VirtualMachineDisk,
+        pool: &UsablePool,
+        volume: StorageVol,
+    ) -> Result<VirtualMachineDisk, NotYet> {
+        let name = decide::volume_name(disk);
+        let info = read_volume(&volume.xml().await?)
+            .map_err(|error| NotYet::backoff("LibvirtError", format!("volume {name}: {error}")))?;
+        if !decide::is_whole(disk, &info) {
+            volume.delete().await?;
+            return Ok(disk.clone());
+        }
+        let condition = Wanted::yes(PROVISIONED, "Created", format!("volume {name} in pool {}", pool.name));
+        self.write(disk, &name, info.capacity_bytes.map(Quantity::from_bytes), condition).await
     }
 
     /// Makes the volume and says so; from then on it is never made again.
@@ -231,12 +264,15 @@ impl Disks {
             "metadata": { "name": name, "uid": disk.uid() },
             "status": { "volumeName": after.volume_name, "capacity": after.capacity, "conditions": conditions },
         });
-        let api: Api<VirtualMachineDisk> =
-            Api::namespaced(self.context.client.clone(), &disk.namespace().unwrap_or_default());
+        let api = self.api(disk);
         let params = PatchParams::apply(MANAGER_EXECUTOR).force();
         crate::api::limited(WRITE_TIMEOUT, api.patch_status(&name, &params, &Patch::Apply(&patch)))
             .await
             .map_err(|error| NotYet::backoff("ApiError", format!("cannot write the status of disk {name}: {error}")))
+    }
+
+    fn api(&self, disk: &VirtualMachineDisk) -> Api<VirtualMachineDisk> {
+        Api::namespaced(self.context.client.clone(), &disk.namespace().unwrap_or_default())
     }
 
     fn turn(&self, disk: &VirtualMachineDisk) -> Arc<tokio::sync::Mutex<()>> {

@@ -384,7 +384,14 @@ impl Images {
             None => names::pool(&entry.pool_name),
         };
         let Some(pool) = connection.lookup_storage_pool_by_name(&name).await? else { return Ok(()) };
-        discard_volume(&UsablePool { name: entry.pool_name.clone(), pool }, &entry.volume_name).await
+        match discard_volume(&UsablePool { name: entry.pool_name.clone(), pool }, &entry.volume_name).await? {
+            Discarded::Gone => Ok(()),
+            // A disk that has moved on in a shared pool, or a retained one.
+            Discarded::IsBase => Err(NotYet::on_change(
+                "InUse",
+                format!("a volume of pool {} is based on {}", entry.pool_name, entry.volume_name),
+            )),
+        }
     }
 
     fn forget(&self, key: &Key) {
@@ -455,8 +462,11 @@ impl PoolGuests for Images {
             inside.map(|(key, entry)| (key.clone(), entry.clone())).collect()
         };
         for (key, entry) in entries {
-            self.discard(&key, &entry).await?;
-            self.forget(&key);
+            match self.discard(&key, &entry).await {
+                // What is retained in a pool keeps its base when the pool goes.
+                Err(not_yet) if not_yet.reason != "InUse" => return Err(not_yet),
+                Ok(()) | Err(_) => self.forget(&key),
+            }
         }
         Ok(())
     }
@@ -496,14 +506,22 @@ fn explain(entry: &HostImage) -> NotYet {
     NotYet::backoff(reason, format!("image {}: {message}", entry.name))
 }
 
-async fn discard_volume(pool: &UsablePool, name: &str) -> Result<(), NotYet> {
-    let Some(volume) = find_volume(&pool.pool, name).await? else { return Ok(()) };
+/// What became of a copy that is no longer wanted.
+enum Discarded {
+    /// It is not there (any more).
+    Gone,
+    /// It is left, for a volume is based on it.
+    IsBase,
+}
+
+async fn discard_volume(pool: &UsablePool, name: &str) -> Result<Discarded, NotYet> {
+    let Some(volume) = find_volume(&pool.pool, name).await? else { return Ok(Discarded::Gone) };
     if is_base(pool, &volume.path().await?).await? {
         tracing::warn!(volume = name, pool = pool.name, "left in its pool: a volume is based on it");
-        return Ok(());
+        return Ok(Discarded::IsBase);
     }
     volume.delete().await?;
-    Ok(())
+    Ok(Discarded::Gone)
 }
 
 /// Whether a volume of the pool is a copy-on-write copy of `path`.

@@ -126,7 +126,12 @@ impl HostNetworks {
                 }
                 (What::Existing(_), true) => Ok(false),
                 (What::Nat { .. }, false) => self.is_up(&object).await,
-                (What::Existing(existing), false) => self.look(existing).await.map(|_| true),
+                (What::Existing(existing), false) => {
+                    let looked = self.look(existing).await;
+                    // No event tells of a bridge that is made later.
+                    again |= looked.is_err() && existing.bridge.is_some();
+                    looked.map(|_| true)
+                }
             };
             match state {
                 Ok(true) => reports.push(report(&object, None)),

@@ -82,7 +82,13 @@ impl Pools {
             return Ok(None);
         };
         let ours = object.spec.existing.is_some() || pool.uuid() == uid(&object)?;
-        Ok((ours && pool.is_active().await?).then(|| UsablePool { name: name.to_owned(), pool }))
+        if !ours || !pool.is_active().await? {
+            return Ok(None);
+        }
+        let facts = self.facts(&object, uid(&object)?, Some(&pool)).await?;
+        // What an unmounted directory shows is not what is on the shared storage.
+        let shown = !object.spec.shared || facts.mount_point || facts.named.is_some_and(|found| found.marker);
+        Ok((shown || object.spec.existing.is_some()).then(|| UsablePool { name: name.to_owned(), pool }))
     }
 
     /// Keeps the pools for ever.
@@ -91,14 +97,19 @@ impl Pools {
         let mut nodes = self.context.store.nodes.changes();
         let mut disks = self.context.store.disks.changes();
         let mut libvirt_events = self.context.libvirt_events.subscribe();
+        let mut due = true;
         loop {
-            let waits_for_mount = self.reconcile(&guests).await;
+            let waits_for_mount = self.reconcile(&guests, due).await;
+            due = false;
             let pause = if waits_for_mount { MOUNTS_EVERY } else { SIZES_EVERY };
             let deadline = tokio::time::sleep(pause);
             tokio::pin!(deadline);
             loop {
                 tokio::select! {
-                    () = &mut deadline => break,
+                    () = &mut deadline => {
+                        due = !waits_for_mount;
+                        break;
+                    }
                     Ok(()) = objects.changed() => break,
                     Ok(()) = nodes.changed() => break,
                     // A disk that goes may be what a deleted pool waits for.
@@ -117,13 +128,14 @@ impl Pools {
     }
 
     /// One pass over all objects; whether a pool waits for its mount.
-    async fn reconcile(&self, guests: &impl PoolGuests) -> bool {
+    async fn reconcile(&self, guests: &impl PoolGuests, sizes_due: bool) -> bool {
         if self.context.libvirt.connection().is_err() {
             return false;
         }
         let labels = self.node_labels();
         let objects = self.context.store.pools.list();
-        let reports = join_all(objects.iter().map(|object| self.reconcile_one(object, &labels, guests))).await;
+        let reports =
+            join_all(objects.iter().map(|object| self.reconcile_one(object, &labels, guests, sizes_due))).await;
         let mut reports: Vec<HostPool> = reports.into_iter().flatten().collect();
         reports.sort_by(|a, b| a.name.cmp(&b.name));
         let waits_for_mount = reports.iter().any(|pool| pool.reason.as_deref() == Some("PoolNotMounted"));
@@ -141,6 +153,7 @@ impl Pools {
         object: &VirtualMachineStoragePool,
         labels: &BTreeMap<String, String>,
         guests: &impl PoolGuests,
+        sizes_due: bool,
     ) -> Option<HostPool> {
         let name = object.name_any();
         let turn = self.turn(&name);
@@ -156,7 +169,7 @@ impl Pools {
         }
         let usable = self.ensure(object).await;
         if let Ok(usable) = &usable
-            && let Err(error) = self.read_sizes(usable).await
+            && let Err(error) = self.read_sizes(usable, sizes_due).await
         {
             tracing::warn!(pool = name, %error, "cannot read the pool's size");
         }
@@ -231,7 +244,10 @@ impl Pools {
         if object.spec.existing.is_some() {
             return Ok(());
         }
-        if let Some(marker) = usable.pool.lookup_volume(&decide::marker(object)).await? {
+        // The marker is every host's: it goes with the object, not with one host's pool.
+        if object.metadata.deletion_timestamp.is_some()
+            && let Some(marker) = usable.pool.lookup_volume(&decide::marker(object)).await?
+        {
             marker.delete().await?;
         }
         usable.pool.destroy().await?;
@@ -254,7 +270,11 @@ impl Pools {
     }
 
     /// Reads the sizes; keeps those that were reported unless one changed by a hundredth of the capacity.
-    async fn read_sizes(&self, usable: &UsablePool) -> Result<(), libvirt::Error> {
+    async fn read_sizes(&self, usable: &UsablePool, due: bool) -> Result<(), libvirt::Error> {
+        if due {
+            // libvirt counts its own changes only.
+            refresh(&usable.pool).await?;
+        }
         let info = usable.pool.info().await?;
         let now = (info.capacity_bytes, info.available_bytes);
         let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
