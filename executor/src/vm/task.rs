@@ -298,8 +298,7 @@ impl Task {
     /// Waits for the next thing to do. `false`: nobody needs this task any more.
     async fn wait(&mut self, until: Option<Instant>) -> bool {
         let now = Instant::now();
-        let addresses = self.addresses.due().filter(|_| !self.asking);
-        let times = [until, self.look_at, self.left, addresses, self.writes.wait(now)];
+        let times = [until, self.look_at, self.left, self.addresses_due(), self.writes.wait(now)];
         let wake = times.into_iter().flatten().min();
         tokio::select! {
             input = self.inbox.recv() => match input {
@@ -395,10 +394,16 @@ impl Task {
         self.renew_due = true;
     }
 
+    /// When to ask for addresses; `None` while that cannot be done: a domain that is off, or that libvirt does not show,
+    /// has none.
+    fn addresses_due(&self) -> Option<Instant> {
+        let active = self.seen.as_ref().is_some_and(Seen::is_active);
+        self.addresses.due().filter(|_| active && !self.asking)
+    }
+
     /// Starts to ask for addresses when that is due.
     fn ask_addresses(&mut self) {
-        let due = self.addresses.due().is_some_and(|at| at <= Instant::now());
-        if !due || self.asking || !self.seen.as_ref().is_some_and(Seen::is_active) {
+        if self.addresses_due().is_none_or(|at| at > Instant::now()) {
             return;
         }
         self.asking = true;
@@ -448,4 +453,32 @@ fn identity(hands: &Hands, vm: &VirtualMachine) -> Identity {
 pub(super) fn now() -> Time {
     let seconds = Timestamp::now().as_second();
     Time(Timestamp::from_second(seconds).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::decide::Found;
+    use crate::vm::fakes::{Fake, vm};
+    use kubevmm_api::vm::DomainState;
+
+    fn task() -> Task {
+        let (_, inbox) = mpsc::unbounded_channel();
+        Task::new(Fake::default().hands(), Arc::new(vm("{memory: {size: 1Gi}}", 1)), inbox)
+    }
+
+    #[tokio::test]
+    async fn addresses_that_cannot_be_asked_for_wake_nobody() {
+        let mut task = task();
+        task.addresses.restart(Instant::now());
+        let found = |state| Seen::Ours(Found { epoch: 1, generation: 1, state });
+        task.seen = Some(Seen::Unreachable("libvirt is away".into()));
+        assert_eq!(task.addresses_due(), None);
+        task.seen = Some(found(DomainState::Shutoff));
+        assert_eq!(task.addresses_due(), None);
+        task.seen = Some(found(DomainState::Running));
+        assert!(task.addresses_due().is_some());
+        task.asking = true;
+        assert_eq!(task.addresses_due(), None);
+    }
 }
