@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kubevmm_api::VirtualMachine;
-use kubevmm_api::vm::{DomainState, Release, StopReason};
+use kubevmm_api::vm::{DomainState, PlacementStatus, Release, StopReason};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -197,6 +197,29 @@ async fn a_release_is_reported_and_then_the_lease_renewed() {
     });
     story.pass(60.0).await;
     assert_eq!(story.fake.with(|world| world.starts), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_manual_vm_that_moves_goes_on_elsewhere() {
+    let story = Story::of(vm("{runStrategy: Manual, memory: {size: 1Gi}, powerRequest: {id: a, action: Start}}", 1));
+    story.pass(1.0).await;
+    assert_eq!(story.fake.state(), Some(DomainState::Running));
+    let placement = |change: fn(&mut PlacementStatus)| {
+        story.change(|vm| change(vm.status.as_mut().unwrap().placement.as_mut().unwrap()));
+    };
+    placement(|placement| placement.release = Release::Stop);
+    story.pass(120.0).await;
+    assert_eq!((story.fake.state(), story.fake.status().released_epoch), (None, Some(1)));
+    assert_eq!(story.fake.status().last_stop.unwrap().request_id, None, "nobody asked for this stop");
+    // The next epoch is as good as another host.
+    placement(|placement| (placement.release, placement.epoch) = (Release::None, 2));
+    story.pass(60.0).await;
+    assert_eq!(story.fake.state(), Some(DomainState::Running));
+    // A guest that shuts itself down ends what the request began.
+    story.ends(Some(ShutdownDetail::Guest), StoppedDetail::Shutdown);
+    story.pass(60.0).await;
+    assert_eq!(story.fake.state(), Some(DomainState::Shutoff));
+    assert_eq!(story.fake.status().last_stop.unwrap().request_id.as_deref(), Some("a"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kubevmm_api::power::pending;
-use kubevmm_api::vm::{LastStop, VirtualMachineStatus};
+use kubevmm_api::vm::{LastStop, Release, VirtualMachineStatus};
 use kubevmm_api::{VirtualMachine, names};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -254,7 +254,14 @@ impl Task {
         let status = self.status();
         let request = pending(&self.vm.spec, &status).map(|request| request.id.clone());
         let reason = self.memory.ended(request.as_deref(), Instant::now());
-        let request_id = status.last_power_request.map(|last| last.id);
+        let moves = self.vm.metadata.deletion_timestamp.is_none()
+            && status.placement.as_ref().is_some_and(|placement| placement.release == Release::Stop);
+        let request_id = if moves {
+            // The VM goes on elsewhere: the request that started it still counts.
+            status.last_stop.and_then(|stop| stop.request_id)
+        } else {
+            status.last_power_request.map(|last| last.id)
+        };
         self.own.last_stop = Some(LastStop { reason, time: now(), request_id });
         self.guest = Guest::default();
         self.addresses.stop();
