@@ -10,7 +10,7 @@ mod storage;
 
 pub use domain::{
     Accelerator, CpuInput, CpuModel, DiskBus, DiskDevice, DiskInput, DomainInput, Firmware, Machine, NicInput,
-    NicSource, alias, lower,
+    NicSource, disk_alias, lower,
 };
 pub use network::{DhcpRange, Forward, NetworkInput, lower_network};
 pub use storage::{Backing, Format, Permissions, PoolInput, VolumeInput, lower_pool, lower_volume};

@@ -134,6 +134,15 @@ fn domain_without_devices_boots_from_its_first_disk() {
 }
 
 #[test]
+fn a_disk_and_a_nic_of_one_name_have_two_aliases() {
+    let mut input = domain();
+    input.nics[0].name = input.disks[0].name.clone();
+    let read = read_domain(&lower(&input).to_xml()).unwrap();
+    assert_eq!(read.disks[0].alias.as_deref(), Some("ua-disk-root"));
+    assert_eq!(read.nics[0].alias.as_deref(), Some("ua-nic-root"));
+}
+
+#[test]
 fn networks() {
     golden("network-nat.xml", &lower_network(&network()));
     let isolated = NetworkInput {
@@ -179,7 +188,7 @@ fn storage() {
 fn what_was_lowered_is_read_back() {
     let read = read_domain(&lower(&domain()).to_xml()).unwrap();
     assert_eq!((read.name.as_str(), read.uuid, read.mark), ("shop.web", uuid(), Ok(Some(mark()))));
-    assert_eq!(read.disks[0].alias.as_deref(), Some("ua-root"));
+    assert_eq!(read.disks[0].alias.as_deref(), Some("ua-disk-root"));
     assert_eq!(read.disks[0].source, Some(DiskSource::File(domain().disks[0].path.clone())));
     assert_eq!(read.nics[0].mac.as_deref(), Some("52:54:00:12:34:56"));
 

@@ -105,7 +105,7 @@ pub enum Firmware {
 /// A disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskInput {
-    /// Name of the disk in the VM; its libvirt alias is [`alias`] of it.
+    /// Name of the disk in the VM; its libvirt alias is [`disk_alias`] of it.
     pub name: String,
     /// Path of the volume on the host.
     pub path: String,
@@ -146,7 +146,7 @@ pub enum DiskBus {
 /// A network card.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NicInput {
-    /// Name of the NIC in the VM; its libvirt alias is [`alias`] of it.
+    /// Name of the NIC in the VM; its libvirt alias is made from it.
     pub name: String,
     /// What it is connected to.
     pub source: NicSource,
@@ -167,9 +167,15 @@ pub enum NicSource {
     Bridge(String),
 }
 
-/// The libvirt alias of a typed device. libvirt keeps an alias of a user only with the prefix `ua-`.
-pub fn alias(device: &str) -> String {
-    format!("ua-{device}")
+/// The libvirt alias of a disk. libvirt keeps an alias of a user only with the prefix `ua-`, and refuses two devices with
+/// one alias: a disk and a NIC may have the same name.
+pub fn disk_alias(disk: &str) -> String {
+    format!("ua-disk-{disk}")
+}
+
+/// The libvirt alias of a NIC; never that of a disk.
+fn nic_alias(nic: &str) -> String {
+    format!("ua-nic-{nic}")
 }
 
 /// The domain. No graphics and no video card: the console is the serial port. A guest that crashes is destroyed, so that
@@ -311,7 +317,7 @@ fn disk(input: &DiskInput, bus: &str, target: &str) -> Element {
         .children(read_only.then(|| Element::new("readonly")))
         .children(input.serial.as_ref().map(|serial| Element::leaf("serial", serial)))
         .children(boot(input.boot_order))
-        .child(Element::new("alias").attr("name", alias(&input.name)))
+        .child(Element::new("alias").attr("name", disk_alias(&input.name)))
 }
 
 fn nic(input: &NicInput) -> Element {
@@ -325,7 +331,7 @@ fn nic(input: &NicInput) -> Element {
         .child(source)
         .child(Element::new("model").attr("type", &input.model))
         .children(boot(input.boot_order))
-        .child(Element::new("alias").attr("name", alias(&input.name)))
+        .child(Element::new("alias").attr("name", nic_alias(&input.name)))
 }
 
 fn boot(order: Option<u32>) -> Option<Element> {

@@ -144,12 +144,12 @@ mod tests {
       <devices>
         <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='/p/a.qcow2' index='2'/>
           <backingStore type='file' index='3'><format type='raw'/><source file='/p/base'/><backingStore/></backingStore>
-          <target dev='vda' bus='virtio'/><alias name='ua-root'/></disk>
+          <target dev='vda' bus='virtio'/><alias name='ua-disk-root'/></disk>
         <disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/><alias name='sata0-0-0'/></disk>
         <disk type='volume'><source pool='p' volume='v'/><target dev='vdb'/></disk>
         <disk type='network'><source protocol='rbd' name='x'/><target dev='vdc'/></disk>
         <interface type='network'><mac address='52:54:00:00:00:01'/><source network='lan' portid='x' bridge='virbr0'/>
-          <target dev='vnet3'/><model type='virtio'/><alias name='ua-lan'/></interface>
+          <target dev='vnet3'/><model type='virtio'/><alias name='ua-nic-lan'/></interface>
       </devices></domain>";
 
     #[test]
@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(
             domain.disks[0],
             DiskInfo {
-                alias: Some("ua-root".into()),
+                alias: Some("ua-disk-root".into()),
                 device: "disk".into(),
                 target: "vda".into(),
                 format: Some("qcow2".into()),
@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(
             domain.nics,
             [NicInfo {
-                alias: Some("ua-lan".into()),
+                alias: Some("ua-nic-lan".into()),
                 kind: "network".into(),
                 source: Some("lan".into()),
                 mac: Some("52:54:00:00:00:01".into()),

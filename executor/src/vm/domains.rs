@@ -200,13 +200,13 @@ mod tests {
             format!(
                 "<domain type='kvm' id='3'><name>shop.web</name><uuid>b3a1c7d2-0000-4000-8000-000000000001</uuid>\
                  <devices><disk type='file' device='disk'><source file='/p/v'/><target dev='vda' bus='virtio'/>\
-                 <alias name='ua-root'/></disk><channel type='unix'><target type='virtio' \
+                 <alias name='ua-disk-root'/></disk><channel type='unix'><target type='virtio' \
                  name='org.qemu.guest_agent.0' state='{state}'/></channel></devices></domain>"
             )
         };
         let connected = details(&xml("connected"));
         assert!(connected.agent_connected);
-        assert_eq!(connected.targets, BTreeMap::from([("ua-root".into(), "vda".into())]));
+        assert_eq!(connected.targets, BTreeMap::from([("ua-disk-root".into(), "vda".into())]));
         assert!(!details(&xml("disconnected")).agent_connected);
         assert_eq!(details("no xml"), Details::default());
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kubevmm_analyser::lower::alias;
+use kubevmm_analyser::lower::disk_alias;
 use kubevmm_api::VirtualMachine;
 use kubevmm_api::condition::{
     ADDRESSES_KNOWN, AGENT_CONNECTED, HOST_RELEASED, READY, RESTART_REQUIRED, Wanted, is_true,
@@ -164,7 +164,7 @@ fn domain(facts: &Facts<'_>, status: &VirtualMachineStatus) -> Option<DomainStat
 
 fn disks(effective: &EffectiveSpec, targets: &BTreeMap<String, String>) -> Vec<DiskStatus> {
     let status = |disk: &kubevmm_api::effective::EffectiveDisk| {
-        let target = targets.get(&alias(&disk.name))?.clone();
+        let target = targets.get(&disk_alias(&disk.name))?.clone();
         Some(DiskStatus { name: disk.name.clone(), disk_name: disk.disk_name.clone(), target })
     };
     effective.disks.iter().filter_map(status).collect()
