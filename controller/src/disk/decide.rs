@@ -88,14 +88,16 @@ pub fn pool_of(disk: &VirtualMachineDisk, default_pools: &[String]) -> Option<St
 /// Nobody holds the disk any longer.
 fn is_free(view: &View<'_>) -> bool {
     let Some(holder) = view.disk.status.as_ref().and_then(|status| status.used_by.as_ref()) else { return false };
-    // A VM whose finalizer was forced off may have left its domain running on the disk.
-    if view.hosts.holding(view.cluster_id, &holder.uid).next().is_some() {
-        return false;
-    }
+    let mut left = view.hosts.holding(view.cluster_id, &holder.uid);
     match view.holder.as_deref().filter(|vm| uid(*vm) == holder.uid) {
-        None => true,
-        // A VM that is being deleted gives its disks back itself, when its host has released it.
-        Some(vm) => !is_deleting(vm) && !names(vm, name(view.disk)) && is_off(vm),
+        // A VM whose finalizer was forced off may have left its domain on the disk.
+        None => left.next().is_none(),
+        // A VM that is being deleted gives its disks back itself, when its host has released it. One that is off keeps
+        // its domain defined: the executor defines it anew, without the disk, before it starts it.
+        Some(vm) => {
+            let runs = left.any(|(_, domain)| domain.active);
+            !is_deleting(vm) && !names(vm, name(view.disk)) && is_off(vm) && !runs
+        }
     }
 }
 
@@ -173,6 +175,23 @@ mod tests {
             "domains: [{uuid: u, domainName: shop.web, clusterID: cluster, namespace: shop, name: web, uid: u, epoch: 1, active: true}]",
         )]);
         assert_eq!(run(&disk, None, &left), []);
+    }
+
+    #[test]
+    fn a_domain_that_is_only_defined_does_not_keep_a_disk_that_its_vm_names_no_longer() {
+        let disk = disk("", HELD);
+        let with = |active: bool| {
+            hosts(&[(
+                "a",
+                &format!(
+                    "domains: [{{uuid: u, domainName: shop.web, clusterID: cluster, namespace: shop, name: web, \
+                     uid: u, epoch: 1, active: {active}}}]"
+                ),
+            )])
+        };
+        assert_eq!(run(&disk, Some(vm("", "", "")), &with(false)), freed(&disk));
+        assert_eq!(run(&disk, Some(vm("", "", "")), &with(true)), [], "the host knows better than the status");
+        assert_eq!(run(&disk, None, &with(false)), [], "without its VM nobody defines it anew");
     }
 
     #[test]
