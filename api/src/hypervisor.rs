@@ -212,7 +212,7 @@ pub struct HostImage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub virtual_size: Option<Quantity>,
     /// Why it failed: DownloadFailed, ChecksumMismatch, DigestChanged, FormatMismatch, BackingFileRefused,
-    /// NotAnImage, LibvirtError.
+    /// NotAnImage, ImageInDoubt, LibvirtError.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The same in words.

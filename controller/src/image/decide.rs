@@ -104,8 +104,15 @@ fn trouble(failed: &[(&str, &HostImage)]) -> String {
 
 /// The hosts' reasons are these; a condition's reason is one of a fixed set.
 fn reason(given: Option<&str>) -> &'static str {
-    const KNOWN: [&str; 6] =
-        ["ChecksumMismatch", "DigestChanged", "FormatMismatch", "BackingFileRefused", "NotAnImage", "LibvirtError"];
+    const KNOWN: [&str; 7] = [
+        "ChecksumMismatch",
+        "DigestChanged",
+        "FormatMismatch",
+        "BackingFileRefused",
+        "NotAnImage",
+        "ImageInDoubt",
+        "LibvirtError",
+    ];
     KNOWN.into_iter().find(|known| given == Some(*known)).unwrap_or("DownloadFailed")
 }
 
@@ -161,6 +168,9 @@ mod tests {
             (ready.status, ready.reason, ready.message.as_str()),
             (Some(false), "ChecksumMismatch", "a: the digest is sha256:3")
         );
+        let doubtful = copy("Failed", "reason: ImageInDoubt");
+        let (_, ready) = run(&hosts(&[("a", &doubtful)]), &VirtualMachineImageStatus::default());
+        assert_eq!(ready.reason, "ImageInDoubt");
     }
 
     #[test]
