@@ -121,6 +121,16 @@ pub fn delete_pod(pod: &Pod, failed: Option<String>) -> Action {
     Action::DeletePod { name: name(pod).to_owned(), uid: uid(pod).to_owned(), grace: GRACE_OF_EMPTY_POD, failed }
 }
 
+/// Deletion of one pod without asking its kubelet, which may be away for good.
+pub fn delete_pod_at_once(pod: &Pod) -> Action {
+    Action::DeletePod { name: name(pod).to_owned(), uid: uid(pod).to_owned(), grace: 0, failed: None }
+}
+
+/// Whether the deletion of a pod has been asked for without any time for its kubelet.
+pub fn is_leaving_at_once(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some() && pod.metadata.deletion_grace_period_seconds == Some(0)
+}
+
 fn delete(view: &View) -> Vec<Action> {
     let status = view.status();
     let released = condition::is_true(&status.conditions, HOST_RELEASED);

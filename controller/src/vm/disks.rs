@@ -211,10 +211,12 @@ pub fn is_shared(view: &View, disk: &VirtualMachineDisk) -> bool {
     pool.and_then(|pool| view.pools.get(&pool)).is_some_and(|pool| pool.spec.shared)
 }
 
-/// Writes the node into the disks that do not have it.
-pub fn move_to(disks: &[Arc<VirtualMachineDisk>], node: &str) -> Vec<Action> {
-    let elsewhere =
-        disks.iter().filter(|disk| disk.status.as_ref().and_then(|status| status.node_name.as_deref()) != Some(node));
+/// Writes the node into the disks that do not have it. A volume that lies on another host alone stays where it is.
+pub fn move_to(view: &View, disks: &[Arc<VirtualMachineDisk>], node: &str) -> Vec<Action> {
+    let elsewhere = disks.iter().filter(|disk| {
+        disk.status.as_ref().and_then(|status| status.node_name.as_deref()) != Some(node)
+            && pinned_to(view, disk).is_none_or(|pinned| pinned == node)
+    });
     elsewhere
         .map(|disk| Action::WriteDisk {
             disk: Arc::clone(disk),

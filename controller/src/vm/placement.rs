@@ -9,7 +9,9 @@ use kubevmm_api::{VirtualMachineDisk, VirtualMachineStatus, names, power};
 
 use crate::object::{enumerate, name, uid};
 use crate::vm::candidates::{Refusal, candidates};
-use crate::vm::decide::{Action, delete_pod, delete_pods, host_lost, is_leaving_soon};
+use crate::vm::decide::{
+    Action, delete_pod, delete_pod_at_once, delete_pods, host_lost, is_leaving_at_once, is_leaving_soon,
+};
 use crate::vm::disks::{Disks, is_shared, move_to, names_of, pinned_to};
 use crate::vm::pod::{Phase, build, differs, phase};
 use crate::vm::status::Shown;
@@ -172,10 +174,15 @@ fn placed_on(
             current.pod_uid = Some(uid(pod).to_owned());
             // Disks that the VM got since it was placed.
             let held = disks.held.as_deref().unwrap_or_default();
-            let (stuck, free): (Vec<_>, Vec<_>) =
-                held.iter().cloned().partition(|disk| pinned_to(view, disk).is_some_and(|pinned| pinned != node));
-            placing.before.extend(move_to(&free, node));
+            let stuck: Vec<_> = held
+                .iter()
+                .filter(|disk| pinned_to(view, disk).is_some_and(|pinned| pinned != node))
+                .cloned()
+                .collect();
+            placing.before.extend(move_to(view, held, node));
             if !active && !stuck.is_empty() {
+                // The word to start is taken back: a start here would be one without its data.
+                current.confirmed = None;
                 let message = format!(
                     "the disks {} lie in pools of other hosts: stop the VM (spec.runStrategy: Halted) and remove them",
                     enumerate(&names_of(&stuck))
@@ -299,10 +306,10 @@ fn attempt(view: &View, disks: &Disks, status: &VirtualMachineStatus, mut placin
     let pod = view.pod(&pod_name);
     let others = view.pods.iter().filter(|other| name(other.as_ref()) != pod_name && !is_leaving_soon(other));
     placing.after = others.map(|other| delete_pod(other, None)).collect();
-    let wanted = match wanted_pod(view, disks, status, epoch) {
+    let (wanted, hosts) = match wanted_pod(view, disks, status, epoch) {
         Ok(wanted) => wanted,
         Err((reason, message)) => {
-            placing.after.extend(pod.filter(|pod| !is_leaving_soon(pod)).map(|pod| delete_pod(pod, None)));
+            placing.after.extend(pod.and_then(|pod| give_up(view, pod)));
             return waiting(placing, "Pending", reason, message);
         }
     };
@@ -313,7 +320,20 @@ fn attempt(view: &View, disks: &Disks, status: &VirtualMachineStatus, mut placin
         placing.before.push(Action::CreatePod(Box::new(wanted)));
         return waiting(placing, "Scheduling", "Scheduling", "a host is being looked for".into());
     };
-    match phase(pod) {
+    let phase = phase(pod);
+    let ended = matches!(phase, Phase::Leaving(_) | Phase::Ended(_)) && pod.metadata.deletion_timestamp.is_none();
+    if let Some(node) = node_of(pod).filter(|node| !ended && !hosts.iter().any(|host| host == node)) {
+        // What a host lacks before all have reported it may well have.
+        if let Err((reason, message)) = check_reports(view, None) {
+            return waiting(placing, "Scheduling", reason, message);
+        }
+        let message = format!("the host {node} can no longer take the VM: another one is looked for");
+        if !is_leaving_at_once(pod) {
+            placing.after.push(delete_pod_at_once(pod));
+        }
+        return waiting(placing, "Scheduling", "Scheduling", message);
+    }
+    match phase {
         Phase::Unbound(None) => waiting(placing, "Scheduling", "Scheduling", "a host is being looked for".into()),
         Phase::Unbound(Some(message)) => {
             if differs(pod, &wanted) {
@@ -343,7 +363,26 @@ fn attempt(view: &View, disks: &Disks, status: &VirtualMachineStatus, mut placin
     }
 }
 
-fn wanted_pod(view: &View, disks: &Disks, status: &VirtualMachineStatus, epoch: i64) -> Result<Pod, Refusal> {
+/// The node that the scheduler has given the pod.
+fn node_of(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref().filter(|node| !node.is_empty())
+}
+
+/// Deletion of a pod on which nothing was placed. On a host that is silent no kubelet would ever complete it.
+fn give_up(view: &View, pod: &Pod) -> Option<Action> {
+    match node_of(pod) {
+        Some(node) if !view.hosts.is_live(node) => (!is_leaving_at_once(pod)).then(|| delete_pod_at_once(pod)),
+        _ => (!is_leaving_soon(pod)).then(|| delete_pod(pod, None)),
+    }
+}
+
+/// The pod of the next epoch, and the hosts that can take it.
+fn wanted_pod(
+    view: &View,
+    disks: &Disks,
+    status: &VirtualMachineStatus,
+    epoch: i64,
+) -> Result<(Pod, Vec<String>), Refusal> {
     if let Some(class) = view.vm.spec.class_name.as_deref().filter(|_| view.class.is_none()) {
         return Err(("ClassNotFound", format!("spec.className: there is no VirtualMachineClass {class}: create it")));
     }
@@ -352,7 +391,8 @@ fn wanted_pod(view: &View, disks: &Disks, status: &VirtualMachineStatus, epoch: 
     };
     check_domains(view, None)?;
     let hosts = candidates(view, held)?;
-    build(view, epoch, &hosts, status.node_name.as_deref()).map_err(|error| ("SpecIncomplete", error.to_string()))
+    let pod = build(view, epoch, &hosts, status.node_name.as_deref());
+    pod.map(|pod| (pod, hosts)).map_err(|error| ("SpecIncomplete", error.to_string()))
 }
 
 /// The pod runs on `node`: the VM goes there, once its last host has given it up.
@@ -388,7 +428,7 @@ fn settle(
     if let Err((reason, message)) = confirm(view, disks, node, &mut next) {
         return waiting(placing, "Scheduling", reason, message);
     }
-    placing.before.extend(move_to(disks.held.as_deref().unwrap_or_default(), node));
+    placing.before.extend(move_to(view, disks.held.as_deref().unwrap_or_default(), node));
     placing.shown = status.node_name.is_none().then(|| Shown {
         printable: "Starting",
         ready: Wanted::no(READY, "Starting", format!("the host {node} has been asked to start the VM")),

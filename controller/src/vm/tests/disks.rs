@@ -58,6 +58,7 @@ fn a_disk_that_a_placed_vm_gets_follows_it_unless_its_data_lie_elsewhere() {
     assert_eq!(outcome(&with("")).0, ["disk data: used by web, node a"]);
     let (steps, status) = outcome(&with("volumeName: v, nodeName: b"));
     assert_eq!((steps, scheduled(&status).1), (vec![], "DataElsewhere"));
+    assert_eq!(placement(&status).confirmed, None, "the word to start is taken back");
 }
 
 #[test]

@@ -92,6 +92,37 @@ fn a_running_pod_settles_the_vm_disks_first() {
 }
 
 #[test]
+fn a_pod_on_a_host_that_can_no_longer_take_the_vm_gives_way_to_another() {
+    let mut dead = hosts(&[("a", POOL), ("b", POOL)]);
+    testing::lose(&mut dead, "a");
+    let starting = pod(1, "nodeName: a", "phase: Pending");
+    let mut leaving = running(1, "a");
+    Arc::make_mut(&mut leaving).metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+    Arc::make_mut(&mut leaving).metadata.deletion_grace_period_seconds = Some(1);
+    let pinned = disk("", &format!("{HELD}, volumeName: v, nodeName: b"));
+    for (disk, hosts, pod) in [
+        (disk("", HELD), dead.clone(), running(1, "a")),
+        (disk("", HELD), dead.clone(), starting),
+        (disk("", HELD), dead.clone(), leaving),
+        (disk("", HELD), hosts(&[("a", ""), ("b", POOL)]), running(1, "a")),
+        (pinned, hosts(&[("a", POOL), ("b", POOL)]), running(1, "a")),
+    ] {
+        let view = view(DISK, "").disk(disk).on(hosts).pods(&[pod]);
+        let (steps, status) = outcome(&view);
+        assert_eq!((steps, scheduled(&status).1), (vec!["delete pod-1".to_owned()], "Scheduling"));
+        assert!(decide(&view).iter().any(|action| matches!(action, Action::DeletePod { grace: 0, .. })));
+        assert_eq!(status.unwrap().node_name, None);
+    }
+    let mut silent = hosts(&[("a", ""), ("b", POOL)]);
+    silent.0.get_mut("a").unwrap().lease.renewed = false;
+    let (steps, status) = outcome(&view(DISK, "").disk(disk("", HELD)).on(silent).pods(&[running(1, "a")]));
+    assert_eq!((steps, scheduled(&status).1), (vec![], "HostsNotReported"), "it may well have the pool by now");
+    testing::lose(&mut dead, "b");
+    let none = view("", "").on(dead).pods(&[running(1, "a")]);
+    assert!(decide(&none).iter().any(|action| matches!(action, Action::DeletePod { grace: 0, .. })));
+}
+
+#[test]
 fn nothing_is_placed_before_every_live_host_has_reported() {
     let mut silent = hosts(&[("a", POOL), ("b", POOL)]);
     silent.0.get_mut("b").unwrap().lease.session = Some("b_2".into());
