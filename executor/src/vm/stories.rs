@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kubevmm_api::VirtualMachine;
-use kubevmm_api::vm::{DomainState, PlacementStatus, Release, StopReason};
+use kubevmm_api::vm::{DomainState, PlacementStatus, Release, RunStrategy, StopReason};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -220,6 +220,36 @@ async fn a_manual_vm_that_moves_goes_on_elsewhere() {
     story.pass(60.0).await;
     assert_eq!(story.fake.state(), Some(DomainState::Shutoff));
     assert_eq!(story.fake.status().last_stop.unwrap().request_id.as_deref(), Some("a"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_older_than_what_was_written_restarts_nothing() {
+    let version = |vm: &mut VirtualMachine, version: &str| vm.metadata.resource_version = Some(version.into());
+    let story = Story::of(vm(ALWAYS, 1));
+    story.pass(60.0).await;
+    story.change(|vm| {
+        vm.spec.power_request = serde_yaml_ng::from_str("{id: r, action: Restart, force: true}").unwrap();
+        version(vm, "2");
+    });
+    let unanswered = story.fake.with(|world| world.vm.clone().unwrap());
+    story.pass(60.0).await;
+    assert_eq!(story.fake.status().last_power_request.unwrap().id, "r");
+    story.change(|vm| version(vm, "3"));
+    story.pass(1.0).await;
+    story.fake.done();
+    story.send(Input::Object { vm: Arc::new(unanswered), listed: true });
+    story.pass(60.0).await;
+    assert_eq!(story.fake.done(), ["get"]);
+    // A list that is older because the API server was restored counts, as it says the same when it is asked.
+    story.fake.with(|world| {
+        let vm = world.vm.as_mut().unwrap();
+        version(vm, "1");
+        vm.spec.run_strategy = RunStrategy::Halted;
+    });
+    let restored = story.fake.with(|world| world.vm.clone().unwrap());
+    story.send(Input::Object { vm: Arc::new(restored), listed: true });
+    story.pass(60.0).await;
+    assert_eq!(story.fake.state(), Some(DomainState::Shutoff));
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,7 +15,8 @@ use crate::vm::decide::End;
 /// What reaches a task.
 #[derive(Debug)]
 pub(in crate::vm) enum Input {
-    /// The VM, new or changed. `listed`: it comes from a list, which is never older than what this task knows.
+    /// The VM, new or changed. `listed`: it comes from a list, which is older than what this task knows either because
+    /// this task has written since, or because the API server's memory went back in time.
     Object { vm: Arc<VirtualMachine>, listed: bool },
     /// The VM has left the watch of this node's: look before anything is done.
     Left,
@@ -37,7 +38,13 @@ impl Task {
     /// Takes up one input; nothing is done yet.
     pub(super) fn take(&mut self, input: Input) {
         match input {
-            Input::Object { vm, listed } => self.adopt(vm, listed),
+            Input::Object { vm, listed } => {
+                if listed && vm.metadata.uid == self.vm.metadata.uid && is_older(&vm, &self.vm) {
+                    self.note_left();
+                } else {
+                    self.adopt(vm, false);
+                }
+            }
             Input::Left => self.left = Some(Instant::now()),
             Input::Domain(event) => self.take_event(&event),
             Input::Reread => {
