@@ -4,7 +4,7 @@
 
 use kube::ResourceExt;
 use kubevmm_api::common::{ImageKind, NetworkKind};
-use kubevmm_api::{LABEL_VM, condition, effective};
+use kubevmm_api::{LABEL_VM, VirtualMachine, condition, effective};
 
 use crate::disk::decide::names as names_disk;
 use crate::key::Key;
@@ -21,9 +21,8 @@ pub fn dispatch(world: &World, queue: &Queue<Key>, change: &Change) {
             for disk in &vm.spec.disks {
                 queue.add(Key::Disk(namespace.clone(), effective::disk_name(&vm.name_any(), disk)));
             }
-            if is_deleting(vm.as_ref()) || vm.status.as_ref().is_some_and(|status| !status.disks.is_empty()) {
-                held_disks(world, queue, &namespace, uid(vm.as_ref()));
-            }
+            held_disks(world, queue, &namespace, uid(vm.as_ref()));
+            leaving_kinds(world, queue);
             if let Some(class) = &vm.spec.class_name {
                 queue.add(Key::Class(class.clone()));
             }
@@ -121,18 +120,38 @@ fn held_disks(world: &World, queue: &Queue<Key>, namespace: &str, vm_uid: &str) 
     }
 }
 
-/// VMs that wait for something, and those on `host`.
-fn unplaced_vms(world: &World, queue: &Queue<Key>, host: Option<&str>) {
-    for vm in world.vms.state() {
-        let status = vm.status.as_ref();
-        let settled = status.is_some_and(|status| {
+/// Classes and networks that are being deleted: a VM may have been the last to name them, and names them no longer.
+fn leaving_kinds(world: &World, queue: &Queue<Key>) {
+    for class in world.classes.state_filter(|class| is_deleting(class)) {
+        queue.add(Key::Class(class.name_any()));
+    }
+    for network in world.networks.state_filter(|network| is_deleting(network)) {
+        let namespace = network.namespace().unwrap_or_default();
+        queue.add(Key::network(NetworkKind::VirtualMachineNetwork, &namespace, name(network.as_ref())));
+    }
+    for network in world.cluster_networks.state_filter(|network| is_deleting(network)) {
+        queue.add(Key::network(NetworkKind::ClusterVirtualMachineNetwork, "", name(network.as_ref())));
+    }
+}
+
+/// The VM waits for nothing that a report of some host could bring.
+fn is_settled(vm: &VirtualMachine) -> bool {
+    // The deletion may wait for any host's word that it does not have the domain.
+    !is_deleting(vm)
+        && vm.status.as_ref().is_some_and(|status| {
             status.placement.as_ref().is_some_and(|placement| placement.confirmed.is_some())
                 && [condition::SCHEDULED, condition::DISKS_READY]
                     .iter()
                     .all(|kind| condition::is_true(&status.conditions, kind))
-        });
+        })
+}
+
+/// VMs that wait for something, and those on `host`.
+fn unplaced_vms(world: &World, queue: &Queue<Key>, host: Option<&str>) {
+    for vm in world.vms.state() {
+        let status = vm.status.as_ref();
         let here = host.is_some() && status.and_then(|status| status.node_name.as_deref()) == host;
-        if !settled || here {
+        if !is_settled(&vm) || here {
             queue.add(Key::Vm(vm.namespace().unwrap_or_default(), vm.name_any()));
         }
     }
@@ -194,4 +213,30 @@ fn everything(world: &World, queue: &Queue<Key>) {
         queue.add(Key::Hypervisor(node.name_any()));
     }
     shared_kinds(world, queue);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::yaml;
+
+    #[test]
+    fn a_vm_that_is_being_deleted_hears_every_report() {
+        let vm = |meta: &str| -> VirtualMachine {
+            let condition = |kind: &str| {
+                format!(
+                    "{{type: {kind}, status: 'True', reason: R, message: '', \
+                     lastTransitionTime: \"2026-01-01T00:00:00Z\"}}"
+                )
+            };
+            yaml(&format!(
+                "metadata: {{name: web, namespace: shop, uid: u, {meta}}}\nspec: {{}}\n\
+                 status: {{nodeName: a, placement: {{epoch: 1, confirmed: a_1}}, conditions: [{}, {}]}}",
+                condition("Scheduled"),
+                condition("DisksReady")
+            ))
+        };
+        assert!(is_settled(&vm("")));
+        assert!(!is_settled(&vm("deletionTimestamp: \"2026-01-01T00:00:00Z\"")));
+    }
 }
