@@ -19,9 +19,9 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
-use kubevmm_api::VirtualMachineDisk;
 use kubevmm_api::condition::{self, HOST_RELEASED, READY, Wanted};
 use kubevmm_api::vm::{PlacementStatus, Release};
+use kubevmm_api::{VirtualMachineDisk, VirtualMachineStatus};
 
 use crate::disk::status::Owned;
 use crate::object::{has_finalizer, is_deleting, name, uid};
@@ -159,6 +159,7 @@ fn delete(view: &View) -> Vec<Action> {
         }
         // The executor stops and undefines the domain, and says HostReleased.
         Some(_) if !released && !on_no_host => vec![],
+        _ if may_be_held_elsewhere(view, &status) => vec![],
         _ => {
             let mut actions = delete_pods(view);
             actions.extend(disks::give_back(view));
@@ -166,6 +167,18 @@ fn delete(view: &View) -> Vec<Action> {
             actions
         }
     }
+}
+
+/// Another host may still have the domain, and so the disks: it tells of it, or has yet to tell what it has. A person's
+/// word that the host is gone for good ends the waiting.
+fn may_be_held_elsewhere(view: &View, status: &VirtualMachineStatus) -> bool {
+    let released = condition::find(&status.conditions, HOST_RELEASED);
+    if released.is_some_and(|released| released.status == "True" && released.reason == "HostOutOfService") {
+        return false;
+    }
+    let elsewhere = |node: &str| Some(node) != status.node_name.as_deref() && view.hosts.is_live(node);
+    !view.hosts.owing_reports().is_empty()
+        || view.hosts.holding(&view.cluster_id, view.uid()).any(|(node, _)| elsewhere(node))
 }
 
 /// Seconds that a placement pod gets once nothing of the VM runs.

@@ -111,6 +111,28 @@ fn a_deleted_vm_goes_when_its_host_has_released_it() {
 }
 
 #[test]
+fn a_deleted_vm_waits_for_every_host_that_may_have_its_domain() {
+    let released = |reason: &str| {
+        placed(&format!(
+            "conditions: [{{type: HostReleased, status: 'True', reason: {reason}, message: '', lastTransitionTime: \"2026-01-01T00:00:00Z\"}}]"
+        ))
+    };
+    let steps = |status: &str, hosts: &Hosts| outcome(&view("", status).on(hosts.clone()).deleting()).0;
+    let none = Vec::<String>::new();
+    let older = hosts(&[("a", POOL), ("b", &domain("u", CLUSTER, 1))]);
+    assert_eq!(steps(&released("Released"), &older), none, "b has it too");
+    assert_eq!(steps(&released("HostOutOfService"), &older), ["finalizer off"]);
+    let own = hosts(&[("a", &domain("u", CLUSTER, 1)), ("b", POOL)]);
+    assert_eq!(steps(&released("Released"), &own), ["finalizer off"], "the report of its own host is the older word");
+    let mut owing = hosts(&[("a", POOL), ("b", POOL)]);
+    owing.0.get_mut("b").unwrap().lease.renewed = false;
+    assert_eq!(steps(&released("Released"), &owing), none);
+    assert_eq!(steps("", &owing), none, "an etcd that was restored may have forgotten the placement");
+    owing.0.get_mut("b").unwrap().lease.renewed = true;
+    assert_eq!(steps("", &owing), ["finalizer off"]);
+}
+
+#[test]
 fn a_lost_host_is_given_up_only_on_a_persons_word() {
     let mut lost = hosts(&[("a", POOL), ("b", POOL)]);
     testing::lose(&mut lost, "a");
