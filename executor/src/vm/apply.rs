@@ -1,5 +1,6 @@
 //! Doing what was decided: each action is idempotent and can be killed at any instruction.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use kubevmm_api::power::pending;
@@ -61,8 +62,8 @@ impl Task {
         self.reread().await;
         // What runs must be known to be of this spec even if this process ends right after the start.
         self.own.effective = Some(prepared.effective);
-        self.persist().await.map_err(|error| api_unavailable(&error))?;
-        self.prove_placement().await.map_err(|error| api_unavailable(&error))?;
+        self.persist().await?;
+        self.prove_placement().await.map_err(api_unavailable)?;
         if self.vm.metadata.generation != generation || !self.may_start() {
             return Ok(());
         }
@@ -187,6 +188,6 @@ fn is_under_way(reason: &str) -> bool {
     reason.ends_with("ing")
 }
 
-fn api_unavailable(error: &Error) -> NotYet {
-    NotYet::backoff("ApiUnavailable", format!("a start needs the API server: {error}"))
+pub(super) fn api_unavailable(why: impl Display) -> NotYet {
+    NotYet::backoff("ApiUnavailable", format!("a start needs the API server: {why}"))
 }

@@ -267,6 +267,25 @@ async fn what_happens_while_the_api_server_is_away_is_told_later() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_start_before_what_happened_is_written() {
+    let story = Story::of(vm(ALWAYS, 1));
+    story.pass(60.0).await;
+    story.fake.done();
+    story.fake.with(|world| world.api_is_down = true);
+    story.send(Input::Left);
+    story.pass(0.1).await;
+    assert_eq!(story.fake.done(), ["get"]);
+    // The API server is back, but has not been asked again yet: nothing is written until then.
+    story.fake.with(|world| world.api_is_down = false);
+    story.ends(Some(ShutdownDetail::Guest), StoppedDetail::Shutdown);
+    story.pass(60.0).await;
+    let done = story.fake.done();
+    let place = |what| done.iter().position(|done| *done == what);
+    assert!(place("status").is_some() && place("status") < place("create"), "{done:?}");
+    assert_eq!(story.fake.state(), Some(DomainState::Running));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_start_that_fails_is_tried_again_with_pauses() {
     let story = Story::of(vm(ALWAYS, 1));
     story.fake.with(|world| world.failing_starts = 3);

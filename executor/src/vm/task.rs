@@ -18,6 +18,7 @@ use uuid::Uuid;
 pub(super) use input::Input;
 
 use super::addresses::{self, Schedule};
+use super::apply::api_unavailable;
 use super::backoff::Backoff;
 use super::cluster::{Cluster, name_of};
 use super::decide::{Memory, Phase, Seen, Step, Trouble, View, next};
@@ -26,6 +27,7 @@ use super::prepare::{Makers, effective};
 use super::status::{Facts, Guest, Own, own_part, render};
 use crate::Error;
 use crate::api::{is_conflict, is_not_found};
+use crate::host::NotYet;
 use crate::libvirt::GuestRequest;
 
 /// More steps than any path through the states takes; a bug must not spin.
@@ -296,10 +298,14 @@ impl Task {
         }
     }
 
-    /// Writes what the API server must know before the next action, whatever happened to earlier writes.
-    pub(super) async fn persist(&mut self) -> Result<(), Error> {
+    /// Writes what the API server must know before the next action, whatever happened to earlier writes. Nothing is
+    /// written before it is known that the VM is still this host's; then this is an error.
+    pub(super) async fn persist(&mut self) -> Result<(), NotYet> {
+        if self.left.is_some() {
+            return Err(api_unavailable("it has not said yet whether the VM is still on this host"));
+        }
         self.writes.reset();
-        self.write_status().await
+        self.write_status().await.map_err(api_unavailable)
     }
 
     /// Waits for the next thing to do. `false`: nobody needs this task any more.
