@@ -122,14 +122,14 @@ fn held_disks(world: &World, queue: &Queue<Key>, namespace: &str, vm_uid: &str) 
 
 /// Classes and networks that are being deleted: a VM may have been the last to name them, and names them no longer.
 fn leaving_kinds(world: &World, queue: &Queue<Key>) {
-    for class in world.classes.state_filter(|class| is_deleting(class)) {
+    for class in world.classes.state_filter(is_deleting) {
         queue.add(Key::Class(class.name_any()));
     }
-    for network in world.networks.state_filter(|network| is_deleting(network)) {
+    for network in world.networks.state_filter(is_deleting) {
         let namespace = network.namespace().unwrap_or_default();
         queue.add(Key::network(NetworkKind::VirtualMachineNetwork, &namespace, name(network.as_ref())));
     }
-    for network in world.cluster_networks.state_filter(|network| is_deleting(network)) {
+    for network in world.cluster_networks.state_filter(is_deleting) {
         queue.add(Key::network(NetworkKind::ClusterVirtualMachineNetwork, "", name(network.as_ref())));
     }
 }
