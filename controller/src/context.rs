@@ -78,7 +78,7 @@ impl Context {
             pools: world.pools.state().into_iter().map(|pool| (pool.name_any(), pool)).collect(),
             cluster_networks: world.cluster_networks.state().into_iter().map(|net| (net.name_any(), net)).collect(),
             images,
-            pods: world.pods_of(&vm_uid),
+            pods: world.pods_of(namespace, &vm_uid),
             hosts: world.hosts(),
             pause_image: self.pause_image.clone(),
             pod_pause: None,

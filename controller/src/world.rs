@@ -25,6 +25,7 @@ use crate::error::Error;
 use crate::hosts::{Host, Hosts, Liveness, is_out_of_service};
 use crate::lease::LEASE_NAME;
 use crate::object::name;
+use crate::vm::pod::is_placement_pod;
 
 /// The mirrored objects.
 pub struct World {
@@ -191,10 +192,11 @@ impl World {
         hosts
     }
 
-    /// The placement pods of the VM `uid`.
-    pub fn pods_of(&self, vm_uid: &str) -> Vec<Arc<Pod>> {
+    /// The placement pods of the VM `uid` in `namespace`.
+    pub fn pods_of(&self, namespace: &str, vm_uid: &str) -> Vec<Arc<Pod>> {
         let names = lock(&self.pods_by_vm).get(vm_uid).cloned().unwrap_or_default();
-        names.iter().filter_map(|(namespace, name)| self.pods.get(&ObjectRef::new(name).within(namespace))).collect()
+        let pods = names.iter().filter_map(|(there, name)| self.pods.get(&ObjectRef::new(name).within(there)));
+        pods.filter(|pod| is_placement_pod(pod, namespace, vm_uid)).collect()
     }
 
     fn gather_hosts(&self) -> Hosts {

@@ -4,12 +4,13 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
-use kubevmm_api::{LABEL_VM_UID, VirtualMachine, VirtualMachineDisk};
+use kubevmm_api::{VirtualMachine, VirtualMachineDisk};
 
 use crate::context::Context;
 use crate::error::Error;
 use crate::object::name;
 use crate::vm::decide::Action;
+use crate::vm::pod::is_placement_pod;
 use crate::vm::status::transitions;
 use crate::vm::view::View;
 use crate::write::{self, Created};
@@ -59,7 +60,7 @@ pub async fn apply(context: &Context, view: &View, actions: Vec<Action>) -> Resu
                 Created::Yes(_) | Created::NoNamespace => {}
                 Created::Refused(message) => return Ok(Outcome::PodRefused(message)),
                 Created::Exists => {
-                    if let Some(message) = foreign(&pods, pod.as_ref()).await? {
+                    if let Some(message) = foreign(&pods, view, pod.as_ref()).await? {
                         return Ok(Outcome::PodRefused(message));
                     }
                 }
@@ -83,10 +84,9 @@ pub async fn apply(context: &Context, view: &View, actions: Vec<Action>) -> Resu
 }
 
 /// What to say when the pod of this name is somebody else's.
-async fn foreign(pods: &Api<Pod>, wanted: &Pod) -> Result<Option<String>, Error> {
+async fn foreign(pods: &Api<Pod>, view: &View, wanted: &Pod) -> Result<Option<String>, Error> {
     let name = name(wanted);
     let found = pods.get_opt(name).await.map_err(|error| Error::api("read", format!("Pod {name}"), error))?;
-    let uid_of = |pod: &Pod| pod.metadata.labels.as_ref().and_then(|labels| labels.get(LABEL_VM_UID)).cloned();
-    let theirs = found.is_some_and(|pod| uid_of(&pod) != uid_of(wanted));
+    let theirs = found.is_some_and(|pod| !is_placement_pod(&pod, view.namespace(), view.uid()));
     Ok(theirs.then(|| format!("a pod {name} exists and is not this VM's: delete it")))
 }

@@ -13,7 +13,7 @@ use kube::api::ObjectMeta;
 use kubevmm_api::effective::{self, EffectiveSpec, MergeError};
 use kubevmm_api::{LABEL_EPOCH, LABEL_VM, LABEL_VM_UID, names};
 
-use crate::object::controlled_by;
+use crate::object::{controlled_by, is_controlled_by};
 use crate::vm::view::View;
 
 /// Memory of QEMU itself, beside the guest's.
@@ -86,6 +86,12 @@ pub fn build(view: &View, epoch: i64, hosts: &[String], prefer: Option<&str>) ->
         spec: Some(spec),
         status: None,
     })
+}
+
+/// Whether `pod` is a placement pod of the VM `vm_uid` in `namespace`. Anybody who may make pods may label them: only the
+/// controlling owner counts.
+pub fn is_placement_pod(pod: &Pod, namespace: &str, vm_uid: &str) -> bool {
+    pod.metadata.namespace.as_deref() == Some(namespace) && is_controlled_by(pod, vm_uid)
 }
 
 fn labels(view: &View, epoch: i64) -> BTreeMap<String, String> {

@@ -32,7 +32,7 @@ pub struct View {
     pub cluster_networks: BTreeMap<String, Arc<ClusterVirtualMachineNetwork>>,
     /// Images that the disks of the VM name and that exist; whether each is being deleted.
     pub images: BTreeMap<(ImageKind, String), bool>,
-    /// Pods that bear the VM's UID.
+    /// The VM's placement pods: in its namespace, and controlled by it.
     pub pods: Vec<Arc<Pod>>,
     /// The hosts.
     pub hosts: Arc<Hosts>,

@@ -1,6 +1,7 @@
 //! From nothing to a host that may start the VM, and off again.
 
 use super::*;
+use crate::vm::pod::is_placement_pod;
 
 #[test]
 fn the_finalizer_comes_first() {
@@ -217,4 +218,15 @@ fn the_placement_pod_is_what_the_scheduler_and_the_node_need() {
     assert_eq!(spec["securityContext"]["runAsNonRoot"], true);
     assert_eq!((pod.labels()["app"].as_str(), pod.labels()[kubevmm_api::LABEL_VM].as_str()), ("web", "web"));
     assert_eq!(pod.owner_references()[0].controller, Some(true));
+}
+
+#[test]
+fn only_a_pod_that_the_vm_controls_stands_for_it() {
+    let actions = decide(&view("", ""));
+    let Some(Action::CreatePod(pod)) = actions.first() else { panic!("{actions:?}") };
+    assert!(is_placement_pod(pod, "shop", "u"));
+    assert!(!is_placement_pod(pod, "other", "u"), "a namesake elsewhere");
+    let mut forged = pod.as_ref().clone();
+    forged.metadata.owner_references = None;
+    assert!(!is_placement_pod(&forged, "shop", "u"), "labels are anybody's to give");
 }
