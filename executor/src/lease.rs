@@ -40,10 +40,32 @@ struct Inner {
     api: Api<Lease>,
     node: String,
     duration: Duration,
-    /// The Lease as it was written last; held during each request, so that they do not cross.
-    held: Mutex<Option<Lease>>,
+    /// Held during each request, so that they do not cross.
+    held: Mutex<Option<Held>>,
     id: watch::Sender<Option<String>>,
     open: watch::Sender<bool>,
+}
+
+/// A Lease that this executor holds.
+struct Held {
+    /// As it was written last.
+    lease: Lease,
+    /// The times of the renewals since then that failed: each of them may have been written all the same.
+    tried: Vec<MicroTime>,
+}
+
+impl Held {
+    fn new(lease: Lease) -> Self {
+        Self { lease, tried: Vec::new() }
+    }
+
+    /// Whether `there` is what one of the renewals that failed has written.
+    fn has_tried(&self, there: &Lease) -> bool {
+        let time = there.spec.as_ref().and_then(|spec| spec.renew_time.as_ref());
+        there.metadata.uid == self.lease.metadata.uid
+            && holder(there) == holder(&self.lease)
+            && time.is_some_and(|time| self.tried.contains(time))
+    }
 }
 
 impl Session {
@@ -93,14 +115,9 @@ impl Session {
         let inner = &*self.0;
         let mut held = inner.held.lock().await;
         let lost = || Error::LeaseLost { name: inner.node.clone() };
-        let Some(lease) = held.as_ref() else { return Err(lost()) };
-        let renewed = renewed(lease, &now());
-        match inner.replace(&renewed).await {
-            Ok(lease) => {
-                let id = holder(&lease).to_owned();
-                *held = Some(lease);
-                Ok(id)
-            }
+        let Some(known) = held.as_mut() else { return Err(lost()) };
+        match inner.renew(known).await {
+            Ok(()) => Ok(holder(&known.lease).to_owned()),
             Err(error) if is_conflict(&error) || is_not_found(&error) => {
                 tracing::warn!(lease = inner.node, %error, "the Lease is not as it was written last: the session ends");
                 *held = None;
@@ -149,7 +166,7 @@ impl Session {
             Some(_) => inner.replace(&wanted).await?,
             None => limited(inner.timeout(), inner.api.create(&PostParams::default(), &wanted)).await?,
         };
-        *held = Some(lease);
+        *held = Some(Held::new(lease));
         tracing::info!(session = id, "a new session begins");
         inner.id.send_replace(Some(id));
         Ok(())
@@ -157,6 +174,32 @@ impl Session {
 }
 
 impl Inner {
+    /// Renews a Lease. One that is in conflict because of a renewal whose answer was lost is renewed from there.
+    async fn renew(&self, held: &mut Held) -> Result<(), Error> {
+        match self.try_renew(held).await {
+            Err(conflict) if is_conflict(&conflict) && !held.tried.is_empty() => {
+                match limited(self.timeout(), self.api.get_opt(&self.node)).await? {
+                    Some(there) if held.has_tried(&there) => *held = Held::new(there),
+                    _ => return Err(conflict),
+                }
+                self.try_renew(held).await
+            }
+            done => done,
+        }
+    }
+
+    async fn try_renew(&self, held: &mut Held) -> Result<(), Error> {
+        let now = now();
+        // Noted before the request: a renewal that is dropped half-way may be written too.
+        held.tried.push(now.clone());
+        let renewed = self.replace(&renewed(&held.lease, &now)).await;
+        if renewed.as_ref().is_err_and(is_conflict) {
+            held.tried.pop();
+        }
+        *held = Held::new(renewed?);
+        Ok(())
+    }
+
     async fn replace(&self, lease: &Lease) -> Result<Lease, Error> {
         limited(self.timeout(), self.api.replace(&self.node, &PostParams::default(), lease)).await
     }
@@ -166,8 +209,9 @@ impl Inner {
     }
 }
 
+/// The time, in the whole microseconds that Kubernetes keeps.
 fn now() -> MicroTime {
-    MicroTime(Timestamp::now())
+    MicroTime(Timestamp::from_microsecond(Timestamp::now().as_microsecond()).unwrap_or_default())
 }
 
 fn holder(lease: &Lease) -> &str {
@@ -216,6 +260,23 @@ mod tests {
         assert_eq!(second.metadata.resource_version.as_deref(), Some("7"));
         assert_eq!((holder(&second), spec.lease_transitions), ("n1_b", Some(1)));
         assert_eq!((spec.lease_duration_seconds, spec.acquire_time), (Some(40), Some(at(2))));
+    }
+
+    #[test]
+    fn a_renewal_whose_answer_was_lost_is_known_again() {
+        let mut held = Held::new(taken(None, "n1", "n1_a", Duration::from_secs(40), &at(1)));
+        let tried = now();
+        held.tried = vec![at(5), tried.clone()];
+        for time in &held.tried {
+            let json = serde_json::to_value(renewed(&held.lease, time)).unwrap();
+            assert!(held.has_tried(&serde_json::from_value(json).unwrap()), "as it is read back");
+        }
+        assert!(!held.has_tried(&renewed(&held.lease, &at(6))), "a time of nobody's");
+        assert!(!held.has_tried(&held.lease), "a memory that went back in time");
+        assert!(!held.has_tried(&taken(None, "n1", "n1_b", Duration::from_secs(40), &tried)), "another holder");
+        let mut another = renewed(&held.lease, &tried);
+        another.metadata.uid = Some("u".into());
+        assert!(!held.has_tried(&another), "another Lease");
     }
 
     #[test]
