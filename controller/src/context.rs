@@ -9,6 +9,7 @@ use kubevmm_api::effective;
 
 use crate::events::{Events, Notices};
 use crate::key::Key;
+use crate::lease::Proof;
 use crate::object::{is_deleting, uid};
 use crate::queue::Queue;
 use crate::vm::pauses::Pauses;
@@ -19,6 +20,8 @@ use crate::world::World;
 pub struct Context {
     /// Client of the API server.
     pub client: Client,
+    /// Shows that this controller is the one that acts.
+    pub lease: Proof,
     /// The mirrored objects.
     pub world: Arc<World>,
     /// What is to be looked at.

@@ -3,6 +3,7 @@
 //! Renewed by PUT with the resourceVersion that was read last. A conflict means another writer, or an etcd that was
 //! restored from a backup: either way what this process has cached is not to be trusted, and it ends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -11,6 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, ObjectMeta, PostParams};
 use kube::{Client, ResourceExt};
 use kubevmm_api::SYSTEM_NAMESPACE;
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::error::{Error, api_status};
@@ -23,9 +25,16 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// The Lease, held.
 pub struct HeldLease {
-    api: Api<Lease>,
-    lease: Lease,
+    proof: Proof,
     duration: Duration,
+}
+
+/// Shows that the Lease is still this process's, by renewing it.
+#[derive(Clone)]
+pub struct Proof {
+    api: Api<Lease>,
+    /// As it was written last. One renewal at a time: two would make each other a conflict.
+    lease: Arc<Mutex<Lease>>,
 }
 
 /// Waits until the Lease is this process's. `holder` is a fresh id of this process.
@@ -36,7 +45,7 @@ pub async fn acquire(client: Client, holder: &str, duration: Duration) -> Result
         match attempt(&api, holder, duration, &mut other).await {
             Ok(Some(lease)) => {
                 tracing::info!(holder, "holds the Lease: acting");
-                return Ok(HeldLease { api, lease, duration });
+                return Ok(HeldLease { proof: Proof { api, lease: Arc::new(Mutex::new(lease)) }, duration });
             }
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, "the Lease cannot be taken"),
@@ -113,7 +122,7 @@ fn fresh(holder: &str, duration: Duration) -> Lease {
 
 impl HeldLease {
     /// Renews the Lease until `stop` resolves. Returns an error as soon as it may be another's.
-    pub async fn keep(mut self, stop: impl Future<Output = ()>) -> Result<Self, Error> {
+    pub async fn keep(self, stop: impl Future<Output = ()>) -> Result<Self, Error> {
         let mut renewed = Instant::now();
         let mut pause = self.duration / 3;
         tokio::pin!(stop);
@@ -124,15 +133,12 @@ impl HeldLease {
             }
             let deadline = renewed + self.duration * 2 / 3;
             let started = Instant::now();
-            match tokio::time::timeout_at(deadline, self.renew()).await {
-                Ok(Ok(lease)) => {
-                    self.lease = lease;
+            match tokio::time::timeout_at(deadline, self.proof.renew()).await {
+                Ok(Ok(())) => {
                     renewed = started;
                     pause = self.duration / 3;
                 }
-                Ok(Err(error)) if api_status(&error).is_some_and(|status| matches!(status.code, 404 | 409)) => {
-                    return Err(lost(format!("changed by another: {error}")));
-                }
+                Ok(Err(error @ Error::LeaseLost { .. })) => return Err(error),
                 Ok(Err(error)) if Instant::now() >= deadline => return Err(lost(error.to_string())),
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "the Lease could not be renewed");
@@ -143,23 +149,41 @@ impl HeldLease {
         }
     }
 
-    async fn renew(&self) -> Result<Lease, kube::Error> {
-        let mut lease = self.lease.clone();
-        if let Some(spec) = &mut lease.spec {
-            spec.renew_time = Some(MicroTime(Timestamp::now()));
-        }
-        self.api.replace(LEASE_NAME, &PostParams::default(), &lease).await
+    /// What shows others in this process that the Lease is held.
+    pub fn proof(&self) -> Proof {
+        self.proof.clone()
     }
 
     /// Lets the next controller take over at once.
     pub async fn release(self) -> Result<(), Error> {
-        let mut lease = self.lease;
+        let mut lease = self.proof.lease.lock().await.clone();
         if let Some(spec) = &mut lease.spec {
             spec.holder_identity = Some(String::new());
         }
-        let released = self.api.replace(LEASE_NAME, &PostParams::default(), &lease).await;
+        let released = self.proof.api.replace(LEASE_NAME, &PostParams::default(), &lease).await;
         released.map(|_| ()).map_err(|e| Error::api("release", format!("Lease {SYSTEM_NAMESPACE}/{LEASE_NAME}"), e))
     }
+}
+
+impl Proof {
+    /// Renews the Lease now. [`Error::LeaseLost`] when another has written it, or etcd is not the one that it was.
+    pub async fn renew(&self) -> Result<(), Error> {
+        let mut held = self.lease.lock().await;
+        let mut lease = held.clone();
+        if let Some(spec) = &mut lease.spec {
+            spec.renew_time = Some(MicroTime(Timestamp::now()));
+        }
+        *held = self.api.replace(LEASE_NAME, &PostParams::default(), &lease).await.map_err(refused)?;
+        Ok(())
+    }
+}
+
+/// What a renewal that failed means.
+fn refused(error: kube::Error) -> Error {
+    if api_status(&error).is_some_and(|status| matches!(status.code, 404 | 409)) {
+        return lost(format!("changed by another: {error}"));
+    }
+    Error::api("renew", format!("Lease {SYSTEM_NAMESPACE}/{LEASE_NAME}"), error)
 }
 
 fn lost(why: String) -> Error {
@@ -169,6 +193,18 @@ fn lost(why: String) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_conflict_means_that_the_lease_is_lost() {
+        let failed = |code: u16| {
+            let status = kube::core::Status::failure("m", "r").with_code(code);
+            refused(kube::Error::Api(Box::new(status)))
+        };
+        for code in [404, 409] {
+            assert!(matches!(failed(code), Error::LeaseLost { .. }), "{code}");
+        }
+        assert!(matches!(failed(500), Error::Api { .. }), "tried again");
+    }
 
     #[test]
     fn another_holder_is_waited_for_by_our_own_clock() {

@@ -67,7 +67,7 @@ pub async fn run(client: Client, options: Options, stop: impl Future<Output = ()
         () = &mut stop => return Ok(()),
     };
     let mut tasks = JoinSet::new();
-    tasks.spawn(act(client, options));
+    tasks.spawn(act(client, options, lease.proof()));
     let held = tokio::select! {
         held = lease.keep(&mut stop) => held,
         Some(ended) = tasks.join_next() => Err(ended.unwrap_or(Error::WatchEnded("a task of the controller"))),
@@ -78,7 +78,7 @@ pub async fn run(client: Client, options: Options, stop: impl Future<Output = ()
 }
 
 /// Watches and reconciles, for ever.
-async fn act(client: Client, options: Options) -> Error {
+async fn act(client: Client, options: Options, lease: lease::Proof) -> Error {
     let cluster_id = cluster_id(&client).await;
     let queue: Arc<Queue<Key>> = Arc::default();
     let (sender, mut changes) = tokio::sync::mpsc::unbounded_channel();
@@ -99,6 +99,7 @@ async fn act(client: Client, options: Options) -> Error {
     let context = Arc::new(Context {
         events: Events::start(client.clone(), options.pod_name),
         client,
+        lease,
         world,
         queue,
         notices: events::Notices::default(),
@@ -124,6 +125,9 @@ async fn work(context: Arc<Context>) -> Error {
     loop {
         let key = context.queue.next().await;
         let result = reconcile(&context, &key).await;
+        if let Err(error @ Error::LeaseLost { .. }) = result {
+            return error;
+        }
         match &result {
             Ok(Some(pause)) => context.queue.add_after(key.clone(), *pause),
             Ok(None) => {}
