@@ -245,6 +245,8 @@ fn renewed(lease: &Lease, now: &MicroTime) -> Lease {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
 
     fn at(second: i64) -> MicroTime {
         MicroTime(Timestamp::from_second(second).unwrap())
@@ -285,5 +287,60 @@ mod tests {
         let mut expected = first.clone();
         expected.spec.as_mut().unwrap().renew_time = Some(at(9));
         assert_eq!(renewed(&first, &at(9)), expected);
+    }
+
+    /// An API server that gives these answers, one per connection; `None`: it closes the connection instead. Returns what
+    /// was asked of it.
+    async fn serve(listener: TcpListener, answers: Vec<Option<(u16, serde_json::Value)>>) -> Vec<String> {
+        let mut asked = Vec::new();
+        for answer in answers {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let (mut request, mut buffer) = (String::new(), [0; 4096]);
+            let complete = |request: &str| {
+                let Some((head, body)) = request.split_once("\r\n\r\n") else { return false };
+                let length =
+                    head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+                body.len() >= length.unwrap_or(0)
+            };
+            while !complete(&request) {
+                let read = stream.read(&mut buffer).await.unwrap();
+                request.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
+            }
+            asked.push(request);
+            if let Some((code, body)) = answer {
+                let body = body.to_string();
+                let head = format!("HTTP/1.1 {code} x\r\ncontent-type: application/json\r\nconnection: close");
+                let response = format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                stream.write_all(response.as_bytes()).await.unwrap();
+            }
+        }
+        asked
+    }
+
+    #[tokio::test]
+    async fn a_conflict_with_an_own_renewal_is_no_loss() {
+        for (own, lost) in [(true, false), (false, true)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            let client = kube::Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap();
+            let session = Session::start(client, "n1", Duration::from_secs(40));
+            let mut held = Held::new(taken(None, "n1", "n1_a", Duration::from_secs(40), &at(1)));
+            held.tried.push(at(5));
+            let there = renewed(&held.lease, &at(if own { 5 } else { 6 }));
+            *session.0.held.lock().await = Some(held);
+            session.0.id.send_replace(Some("n1_a".into()));
+            let conflict = serde_json::json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                "message": "changed", "reason": "Conflict", "code": 409});
+            let there = serde_json::to_value(&there).unwrap();
+            let mut answers = vec![None, Some((409, conflict)), Some((200, there.clone()))];
+            answers.extend(own.then_some(Some((200, there))));
+            let server = tokio::spawn(serve(listener, answers));
+            assert!(matches!(session.renew().await, Err(Error::Api(_))), "its answer is lost");
+            let renewed = session.renew().await;
+            assert_eq!(matches!(renewed, Err(Error::LeaseLost { .. })), lost, "{renewed:?}");
+            assert_eq!(session.current().is_none(), lost);
+            let methods: Vec<_> = server.await.unwrap().iter().map(|request| request[..3].to_owned()).collect();
+            assert_eq!(methods, if own { &["PUT", "PUT", "GET", "PUT"][..] } else { &["PUT", "PUT", "GET"] });
+        }
     }
 }
