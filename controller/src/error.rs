@@ -36,6 +36,19 @@ pub enum Error {
         /// What happened to it.
         why: String,
     },
+    /// A Lease has an older version than before.
+    #[error(
+        "the Lease {lease} of an executor went back from version {before} to {now}, so etcd was restored from a backup: \
+         the controller ends, to read everything anew"
+    )]
+    Rewound {
+        /// Name of the Lease.
+        lease: String,
+        /// Its version before.
+        before: String,
+        /// Its version now.
+        now: String,
+    },
     /// A watch ended that is renewed for ever.
     #[error("the watch of {0} ended: the controller is started again by its Deployment")]
     WatchEnded(&'static str),

@@ -11,6 +11,8 @@ use kubevmm_api::hypervisor::{HostDomain, HypervisorStatus};
 use kubevmm_api::{Hypervisor, SYSTEM_NAMESPACE};
 use tokio::time::Instant;
 
+use crate::error::Error;
+
 /// The taint by which a person says that a Node is off and stays off.
 pub const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// Duration of an executor's Lease that does not say its own.
@@ -25,11 +27,27 @@ pub struct Liveness {
 #[derive(Debug)]
 struct Seen {
     version: Option<String>,
+    source: Source,
     holder: Option<String>,
     changed: Instant,
     duration: Duration,
     renewed: bool,
     live: bool,
+}
+
+/// Where a Lease was seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// In a list or a watch, which may lag behind.
+    Watch,
+    /// Read by its name: the newest there is.
+    Read,
+}
+
+/// Whether the resourceVersion `now` is older than `before`. Versions of one kind grow.
+fn is_lower(now: Option<&str>, before: Option<&str>) -> bool {
+    let number = |version: Option<&str>| version.and_then(|version| version.parse::<u64>().ok());
+    matches!((number(now), number(before)), (Some(now), Some(before)) if now < before)
 }
 
 /// What a Lease says of its host.
@@ -42,12 +60,13 @@ pub struct LeaseState {
 }
 
 impl Liveness {
-    /// Takes in a Lease; returns whether it says something new of the host (a mere renewal does not).
-    pub fn observe(&mut self, lease: &Lease, now: Instant) -> bool {
+    /// Takes in a Lease; returns whether it says something new of the host (a mere renewal does not). A version that is
+    /// lower than an earlier one is an error: etcd was restored, and what was seen of it since is void.
+    pub fn observe(&mut self, lease: &Lease, source: Source, now: Instant) -> Result<bool, Error> {
         if lease.metadata.namespace.as_deref() != Some(SYSTEM_NAMESPACE) {
-            return false;
+            return Ok(false);
         }
-        let Some(name) = lease.metadata.name.clone() else { return false };
+        let Some(name) = lease.metadata.name.clone() else { return Ok(false) };
         let spec = lease.spec.clone().unwrap_or_default();
         let holder = spec.holder_identity.filter(|holder| !holder.is_empty());
         let version = lease.metadata.resource_version.clone();
@@ -56,16 +75,27 @@ impl Liveness {
             .and_then(|seconds| u64::try_from(seconds).ok())
             .map_or(LEASE_DURATION, Duration::from_secs);
         let Some(seen) = self.seen.get_mut(&name) else {
-            let seen = Seen { version, holder, changed: now, duration, renewed: false, live: true };
+            let seen = Seen { version, source, holder, changed: now, duration, renewed: false, live: true };
             self.seen.insert(name, seen);
-            return true;
+            return Ok(true);
         };
         if seen.version == version {
-            return false;
+            return Ok(false);
+        }
+        if is_lower(version.as_deref(), seen.version.as_deref()) {
+            if (source, seen.source) == (Source::Watch, Source::Read) {
+                // The watch comes after what was read meanwhile.
+                return Ok(false);
+            }
+            return Err(Error::Rewound {
+                lease: name,
+                before: seen.version.clone().unwrap_or_default(),
+                now: version.unwrap_or_default(),
+            });
         }
         let news = !seen.live || !seen.renewed || seen.holder != holder;
-        *seen = Seen { version, holder, changed: now, duration, renewed: true, live: true };
-        news
+        *seen = Seen { version, source, holder, changed: now, duration, renewed: true, live: true };
+        Ok(news)
     }
 
     /// The Lease is gone.
@@ -242,11 +272,11 @@ mod tests {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let mut liveness = Liveness::default();
-        assert!(liveness.observe(&lease("1", "s1"), start), "a new host is news");
+        assert!(liveness.observe(&lease("1", "s1"), Source::Watch, start).unwrap(), "a new host is news");
         assert!(!liveness.state("a").renewed, "the first sight may be an old one");
-        assert!(!liveness.observe(&lease("1", "s1"), after(5)), "the same Lease, listed again");
-        assert!(liveness.observe(&lease("2", "s1"), after(10)), "the first renewal is news");
-        assert!(!liveness.observe(&lease("3", "s1"), after(20)), "a later one is not");
+        assert!(!liveness.observe(&lease("1", "s1"), Source::Watch, after(5)).unwrap(), "the same Lease, listed again");
+        assert!(liveness.observe(&lease("2", "s1"), Source::Watch, after(10)).unwrap(), "the first renewal is news");
+        assert!(!liveness.observe(&lease("3", "s1"), Source::Watch, after(20)).unwrap(), "a later one is not");
         assert_eq!(liveness.next_expiry(), Some(after(60)));
         assert_eq!(liveness.due(after(59)), Vec::<String>::new());
         assert_eq!(liveness.due(after(60)), ["a"]);
@@ -254,8 +284,22 @@ mod tests {
         assert!(liveness.expire("a", after(60)));
         assert_eq!((liveness.due(after(61)), liveness.expire("a", after(61))), (vec![], false), "told once");
         assert_eq!(liveness.state("a"), LeaseState::default());
-        assert!(liveness.observe(&lease("4", "s1"), after(90)), "it came back");
-        assert!(liveness.observe(&lease("5", "s2"), after(91)), "a new session is news");
+        assert!(liveness.observe(&lease("4", "s1"), Source::Watch, after(90)).unwrap(), "it came back");
+        assert!(liveness.observe(&lease("5", "s2"), Source::Watch, after(91)).unwrap(), "a new session is news");
         assert_eq!(liveness.state("a").session.as_deref(), Some("s2"));
+    }
+
+    #[test]
+    fn a_version_that_goes_back_tells_of_a_restored_etcd() {
+        let now = Instant::now();
+        let mut liveness = Liveness::default();
+        let mut see = |version: &str, source| liveness.observe(&lease(version, "s1"), source, now);
+        assert!(see("99", Source::Watch).is_ok());
+        assert!(see("100", Source::Watch).is_ok(), "numbers, not text");
+        assert!(see("120", Source::Read).is_ok());
+        assert!(matches!(see("110", Source::Watch), Ok(false)), "the watch lags behind the read");
+        assert!(matches!(see("119", Source::Read), Err(Error::Rewound { .. })), "a read does not");
+        assert!(see("121", Source::Watch).is_ok());
+        assert!(matches!(see("105", Source::Watch), Err(Error::Rewound { .. })));
     }
 }

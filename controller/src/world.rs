@@ -22,7 +22,7 @@ use tokio::sync::{Notify, watch as flag};
 use tokio::time::Instant;
 
 use crate::error::Error;
-use crate::hosts::{Host, Hosts, Liveness, is_out_of_service};
+use crate::hosts::{Host, Hosts, Liveness, Source, is_out_of_service};
 use crate::lease::LEASE_NAME;
 use crate::object::name;
 use crate::vm::pod::is_placement_pod;
@@ -288,10 +288,16 @@ fn watch_leases(client: &Client, world: &Arc<World>, on_change: &OnChange) -> im
         while let Some(event) = events.next().await {
             let now = Instant::now();
             match event {
-                Ok(watcher::Event::Apply(lease)) => world.observe(&lease, now, &on_change),
+                Ok(watcher::Event::Apply(lease)) => {
+                    if let Err(error) = world.observe(&lease, Source::Watch, now, &on_change) {
+                        return error;
+                    }
+                }
                 Ok(watcher::Event::InitApply(lease)) => {
                     listed.push(name(&lease).to_owned());
-                    world.observe(&lease, now, &on_change);
+                    if let Err(error) = world.observe(&lease, Source::Watch, now, &on_change) {
+                        return error;
+                    }
                 }
                 Ok(watcher::Event::Delete(lease)) => {
                     if lock(&world.liveness).forget(name(&lease)) {
@@ -331,7 +337,11 @@ async fn expire_leases(client: Client, world: Arc<World>, on_change: OnChange) -
         let due = lock(&world.liveness).due(now);
         for host in due {
             match tokio::time::timeout(LEASE_READ, api.get_opt(&host)).await {
-                Ok(Ok(Some(lease))) => world.observe(&lease, Instant::now(), &on_change),
+                Ok(Ok(Some(lease))) => {
+                    if let Err(error) = world.observe(&lease, Source::Read, Instant::now(), &on_change) {
+                        return error;
+                    }
+                }
                 Ok(Ok(None)) => {}
                 // Without the API server nothing is decided anyway.
                 Ok(Err(_)) | Err(_) => {
@@ -349,15 +359,16 @@ async fn expire_leases(client: Client, world: Arc<World>, on_change: OnChange) -
 }
 
 impl World {
-    fn observe(&self, lease: &Lease, now: Instant, on_change: &OnChange) {
+    fn observe(&self, lease: &Lease, source: Source, now: Instant, on_change: &OnChange) -> Result<(), Error> {
         if name(lease) == LEASE_NAME {
-            return;
+            return Ok(());
         }
-        let news = lock(&self.liveness).observe(lease, now);
+        let news = lock(&self.liveness).observe(lease, source, now)?;
         self.leases_changed.notify_one();
         if news {
             self.forget_hosts();
             on_change(Change::Host(name(lease).to_owned()));
         }
+        Ok(())
     }
 }
