@@ -135,16 +135,18 @@ fn a_running_vm_moves_when_its_node_is_drained(space: &Space) -> Result<()> {
     remove_shared_pool(space)
 }
 
-/// A step of the hand-over, by what the status shows then.
-type Step = (&'static str, fn(&Json, from: &str, to: &str) -> bool);
+/// A step of the hand-over, by what the status shows then, and whose turn it is then.
+type Step = (&'static str, &'static str, fn(&Json, from: &str, to: &str) -> bool);
 
 const STEPS: &[Step] = &[
-    ("the release is asked for", |status, _, _| status["placement"]["release"] == "Stop"),
-    ("the old host has released it", |status, from, _| {
+    ("the release is asked for", "old executor", |status, _, _| status["placement"]["release"] == "Stop"),
+    ("the old host has released it", "old executor", |status, from, _| {
         status["nodeName"] == from && status["releasedEpoch"] == status["placement"]["epoch"]
     }),
-    ("the new host is written", |status, _, to| status["nodeName"] == to),
-    ("the new host has defined it", |status, _, to| status["nodeName"] == to && status["domain"].is_object()),
+    ("the new host is written", "new executor", |status, _, to| status["nodeName"] == to),
+    ("the new host has defined it", "new executor", |status, _, to| {
+        status["nodeName"] == to && status["domain"].is_object()
+    }),
 ];
 
 fn a_move_with_a_kill_at_each_step(space: &Space) -> Result<()> {
@@ -154,8 +156,8 @@ fn a_move_with_a_kill_at_each_step(space: &Space) -> Result<()> {
     runs_on(&vm, "h1")?;
     let watch = NeverTwice::of(&vm)?;
     let (mut from, mut to) = ("h1", "h2");
-    for (what, reached) in STEPS {
-        for victim in ["controller", "old executor", "new executor"] {
+    for (what, actor, reached) in STEPS {
+        for victim in ["controller", actor] {
             let before = epoch(&vm)?;
             move_by_drain(space, &vm, from, to)?;
             // A step may be over before it is seen: the kill comes a little later then, which is another moment.
