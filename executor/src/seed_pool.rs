@@ -28,6 +28,8 @@ const ID: Uuid = uuid!("6b756265-766d-4d00-8000-73797374656d");
 pub struct SeedPool {
     context: Context,
     turn: Arc<tokio::sync::Mutex<()>>,
+    /// Shared by those who write a seed, held alone by the one who may take the empty pool away.
+    in_use: Arc<tokio::sync::RwLock<()>>,
     written: Arc<Mutex<HashMap<String, Turn>>>,
 }
 
@@ -37,7 +39,7 @@ type Turn = Arc<tokio::sync::Mutex<Option<[u8; 32]>>>;
 impl SeedPool {
     /// The pool on `context`'s host; made with its first seed.
     pub fn new(context: Context) -> Self {
-        Self { context, turn: Arc::default(), written: Arc::default() }
+        Self { context, turn: Arc::default(), in_use: Arc::default(), written: Arc::default() }
     }
 
     async fn pool(&self) -> Result<StoragePool, NotYet> {
@@ -79,6 +81,7 @@ impl SeedPool {
         let digest: [u8; 32] = Sha256::digest(&bytes).into();
         let turn = self.turn_of(&seed.uid);
         let mut written = turn.lock().await;
+        let _in_use = self.in_use.read().await;
         let pool = self.pool().await?;
         let name = names::seed_volume(&seed.uid);
         if let Some(old) = pool.lookup_volume(&name).await? {
@@ -113,6 +116,7 @@ impl SeedPool {
         let turn = self.turn_of(uid);
         let mut written = turn.lock().await;
         *written = None;
+        let _alone = self.in_use.write().await;
         let connection = self.context.libvirt.connection()?;
         let Some(pool) = connection.lookup_storage_pool(ID).await? else { return Ok(()) };
         if !pool.is_active().await? {
@@ -121,6 +125,11 @@ impl SeedPool {
         }
         if let Some(volume) = pool.lookup_volume(&names::seed_volume(uid)).await? {
             ignore_gone(volume.delete().await)?;
+        }
+        if pool.list_volumes().await?.is_empty() {
+            // The next seed makes it again.
+            pool.destroy().await?;
+            pool.undefine().await?;
         }
         drop(written);
         self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
