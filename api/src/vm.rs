@@ -526,7 +526,8 @@ pub struct LastStop {
     pub reason: StopReason,
     /// When it stopped.
     pub time: Time,
-    /// The last power request that was answered when the domain stopped.
+    /// The last power request that was answered when the domain stopped: a Manual VM stays off until the next one. A
+    /// stop for a move to another host keeps the one before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[serde(rename = "requestID")]
     pub request_id: Option<String>,
