@@ -23,7 +23,7 @@ use tokio::task::AbortHandle;
 use self::download::{DownloadError, Downloaded, Source};
 use crate::host::{Context, NotYet, Retry};
 use crate::libvirt::{self, StorageVol};
-use crate::pool::{PoolGuests, UsablePool, find_volume, refresh};
+use crate::pool::{PoolGuests, UsablePool, find_volume, libvirt_name, refresh};
 
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
@@ -379,11 +379,7 @@ impl Images {
         }
         let connection = self.context.libvirt.connection()?;
         let Some(object) = self.context.store.pools.get_cluster(&entry.pool_name) else { return Ok(()) };
-        let name = match &object.spec.existing {
-            Some(existing) => existing.name.clone(),
-            None => names::pool(&entry.pool_name),
-        };
-        let Some(pool) = connection.lookup_storage_pool_by_name(&name).await? else { return Ok(()) };
+        let Some(pool) = connection.lookup_storage_pool_by_name(&libvirt_name(&object)).await? else { return Ok(()) };
         match discard_volume(&UsablePool { name: entry.pool_name.clone(), pool }, &entry.volume_name).await? {
             Discarded::Gone => Ok(()),
             // A disk that has moved on in a shared pool, or a retained one.

@@ -53,7 +53,7 @@ pub(super) struct Refusal {
 }
 
 /// The libvirt name of the pool behind an object.
-pub(super) fn libvirt_name(pool: &VirtualMachineStoragePool) -> String {
+pub(crate) fn libvirt_name(pool: &VirtualMachineStoragePool) -> String {
     match &pool.spec.existing {
         Some(existing) => existing.name.clone(),
         None => names::pool(pool.metadata.name.as_deref().unwrap_or_default()),
