@@ -85,6 +85,7 @@ impl Context {
             hosts: world.hosts(),
             pause_image: self.pause_image.clone(),
             pod_pause: None,
+            namespace_ends: false,
             disk_refused: None,
             vm,
         })

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use kube::Resource;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use kubevmm_api::{FINALIZER, MANAGER_CONTROLLER};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -89,7 +89,23 @@ async fn set_finalizers<K: Object>(api: &Api<K>, object: &K, finalizers: Vec<Str
 
 /// Creates `object`.
 pub async fn create<K: Object>(api: &Api<K>, object: &K) -> Result<Created<K>, Error> {
-    let params = PostParams { field_manager: Some(MANAGER_CONTROLLER.into()), ..PostParams::default() };
+    create_with(api, object, false).await
+}
+
+/// Whether the namespace of `object`, which exists in it, is being deleted: whether the API server would refuse the
+/// object there for that reason. (To read the namespaces takes a right on all of them.)
+pub async fn is_namespace_ending<K: Object>(api: &Api<K>, object: &K) -> Result<bool, Error> {
+    let mut same = object.clone();
+    *same.meta_mut() = ObjectMeta {
+        name: object.meta().name.clone(),
+        namespace: object.meta().namespace.clone(),
+        ..ObjectMeta::default()
+    };
+    Ok(matches!(create_with(api, &same, true).await?, Created::NoNamespace))
+}
+
+async fn create_with<K: Object>(api: &Api<K>, object: &K, dry_run: bool) -> Result<Created<K>, Error> {
+    let params = PostParams { dry_run, field_manager: Some(MANAGER_CONTROLLER.into()) };
     match api.create(&params, object).await {
         Ok(created) => Ok(Created::Yes(Box::new(created))),
         Err(error) => match api_status(&error) {

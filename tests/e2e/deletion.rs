@@ -1,8 +1,8 @@
 //! Deletion at every moment of a VM's life. That nothing stays on a host is looked at after each story.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use kubevmm_tests::{Space, api, wait_for, within};
 
 kubevmm_tests::stories! { alone: false;
@@ -12,6 +12,7 @@ kubevmm_tests::stories! { alone: false;
     delete_while_downloading,
     foreground_delete,
     a_namespace_goes_with_all_that_is_in_it,
+    a_namespace_waits_for_its_guests_and_not_for_their_pods,
 }
 
 fn delete_while_starting(space: &Space) -> Result<()> {
@@ -96,6 +97,17 @@ fn a_namespace_goes_with_all_that_is_in_it(space: &Space) -> Result<()> {
     halted.is_off()?;
     never_placed.condition("Scheduled", "False", "")?;
     other.vanishes()
+}
+
+fn a_namespace_waits_for_its_guests_and_not_for_their_pods(space: &Space) -> Result<()> {
+    let other = space.another()?;
+    let vm = other.guest("web").with("spec: {terminationGracePeriodSeconds: 60}").apply()?;
+    vm.boots()?;
+    let started = Instant::now();
+    other.vanishes()?;
+    // Its pod would sleep for 75 s, and the namespace controller looks again only after half of the pod's 90 s.
+    let took = started.elapsed();
+    if took < within(75) { Ok(()) } else { bail!("the guest stops in seconds, and the namespace took {took:?}") }
 }
 
 fn no_disk_is_left(space: &Space) -> Result<()> {

@@ -116,12 +116,14 @@ pub fn delete_pods(view: &View) -> Vec<Action> {
     view.pods.iter().filter(|pod| !is_leaving_soon(pod)).map(|pod| delete_pod(pod, None)).collect()
 }
 
-/// Deletion of one pod: at once, for nothing of the VM runs in it.
+/// Deletion of one pod in which nothing of the VM runs. One that somebody else has deleted has the time that its guest
+/// might have needed: that is cut to nothing, for its kubelet is in the middle of it.
 pub fn delete_pod(pod: &Pod, failed: Option<String>) -> Action {
-    Action::DeletePod { name: name(pod).to_owned(), uid: uid(pod).to_owned(), grace: GRACE_OF_EMPTY_POD, failed }
+    let grace = if is_deleting(pod) { 0 } else { GRACE_OF_EMPTY_POD };
+    Action::DeletePod { name: name(pod).to_owned(), uid: uid(pod).to_owned(), grace, failed }
 }
 
-/// Deletion of one pod without asking its kubelet, which may be away for good.
+/// Deletion of one pod without asking its kubelet, which may be away for good or in no hurry.
 pub fn delete_pod_at_once(pod: &Pod) -> Action {
     Action::DeletePod { name: name(pod).to_owned(), uid: uid(pod).to_owned(), grace: 0, failed: None }
 }
@@ -161,7 +163,9 @@ fn delete(view: &View) -> Vec<Action> {
         Some(_) if !released && !on_no_host => vec![],
         _ if may_be_held_elsewhere(view, &status) => vec![],
         _ => {
-            let mut actions = delete_pods(view);
+            // The namespace of the VM may wait for them to go.
+            let pods = view.pods.iter().filter(|pod| !is_leaving_at_once(pod));
+            let mut actions: Vec<Action> = pods.map(|pod| delete_pod_at_once(pod)).collect();
             actions.extend(disks::give_back(view));
             actions.push(Action::RemoveFinalizer);
             actions

@@ -15,11 +15,15 @@ mod tests;
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+
 use crate::context::Context;
 use crate::error::Error;
 use crate::vm::apply::Outcome;
 use crate::vm::pod::Phase;
 use crate::vm::view::View;
+use crate::write;
 
 /// One round for the VM `namespace/name`. Returns when to look again without being asked.
 pub async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result<Option<Duration>, Error> {
@@ -28,6 +32,10 @@ pub async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result
         context.pod_pauses.forget(view.uid());
     }
     set_pauses(context, &mut view);
+    if let Some(pod) = placement::evicted(&view) {
+        let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
+        view.namespace_ends = write::is_namespace_ending(&pods, pod).await?;
+    }
     let actions = decide::decide(&view);
     tracing::debug!(namespace, name, ?actions, "decided");
     match apply::apply(context, &view, actions).await? {

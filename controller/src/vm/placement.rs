@@ -7,7 +7,7 @@ use kubevmm_api::condition::{READY, SCHEDULED, Wanted};
 use kubevmm_api::vm::{LastPowerRequest, PlacementStatus, PowerAction, PowerResult, Release};
 use kubevmm_api::{VirtualMachineDisk, VirtualMachineStatus, names, power};
 
-use crate::object::{enumerate, name, uid};
+use crate::object::{enumerate, is_deleting, name, uid};
 use crate::vm::candidates::{Refusal, candidates};
 use crate::vm::decide::{
     Action, delete_pod, delete_pod_at_once, delete_pods, host_lost, is_leaving_at_once, is_leaving_soon,
@@ -222,8 +222,25 @@ fn make_again(view: &View, epoch: i64, node: &str, active: bool, mut placing: Pl
     placing
 }
 
+/// The placement pod of a placed VM that somebody else has deleted, while nothing is done about it yet.
+pub fn evicted(view: &View) -> Option<&Pod> {
+    let placement =
+        view.vm.status.as_ref()?.placement.as_ref().filter(|placement| placement.release == Release::None)?;
+    let pod = view.pod(placement.pod_name.as_deref()?)?;
+    (!is_deleting(view.vm.as_ref()) && is_deleting(pod)).then_some(pod)
+}
+
 /// Somebody wants the VM off its node.
 fn leave(view: &View, disks: &Disks, pod: &Pod, node: &str, why: &str, mut placing: Placing) -> Placing {
+    if view.namespace_ends {
+        // The VM itself is deleted only when no pod is left in the namespace.
+        if let Some(placement) = &mut placing.placement {
+            placement.release = Release::Stop;
+        }
+        let message = format!("the namespace is being deleted: the host {node} stops the VM");
+        placing.scheduled = Wanted::no(SCHEDULED, "NamespaceTerminating", message);
+        return placing;
+    }
     let local: Vec<Arc<VirtualMachineDisk>> =
         disks.held.iter().flatten().filter(|disk| !is_shared(view, disk)).cloned().collect();
     if disks.held.is_some() && local.is_empty() {
@@ -349,7 +366,8 @@ fn attempt(view: &View, disks: &Disks, status: &VirtualMachineStatus, mut placin
             };
             waiting(placing, "Scheduling", "Scheduling", message)
         }
-        Phase::Leaving(why) if pod.metadata.deletion_timestamp.is_some() => {
+        Phase::Leaving(why) if is_deleting(pod) => {
+            placing.after.extend((!is_leaving_soon(pod)).then(|| delete_pod(pod, None)));
             waiting(placing, "Scheduling", "Scheduling", format!("{why}: another one follows"))
         }
         Phase::Ended(why) if pod.metadata.deletion_timestamp.is_some() => {

@@ -48,6 +48,7 @@ fn view(spec: &str, status: &str) -> View {
         hosts: Arc::new(hosts(&[("a", POOL), ("b", POOL)])),
         pause_image: "pause".into(),
         pod_pause: None,
+        namespace_ends: false,
         disk_refused: None,
     }
 }
@@ -71,6 +72,15 @@ fn pod(epoch: i64, spec: &str, status: &str) -> Arc<Pod> {
 
 fn running(epoch: i64, node: &str) -> Arc<Pod> {
     pod(epoch, &format!("nodeName: {node}"), "phase: Running")
+}
+
+/// As [`running`], and somebody has deleted it: it has `grace` seconds.
+fn leaving(epoch: i64, node: &str, grace: i64) -> Arc<Pod> {
+    let mut pod = running(epoch, node);
+    let meta = &mut Arc::make_mut(&mut pod).metadata;
+    meta.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+    meta.deletion_grace_period_seconds = Some(grace);
+    pod
 }
 
 impl View {
@@ -120,8 +130,13 @@ fn outcome(view: &View) -> (Vec<String>, Option<StatusWanted>) {
                     owned.node_name.unwrap_or("none".into())
                 ),
                 Action::CreatePod(pod) => format!("create pod {} for {}", epoch_of(&pod), nodes_of(&pod).join(" ")),
-                Action::DeletePod { uid, failed, .. } => {
-                    format!("delete {uid}{}", if failed.is_some() { ", which failed" } else { "" })
+                Action::DeletePod { uid, failed, grace, .. } => {
+                    let (at_once, why) = (grace == 0, failed.is_some());
+                    format!(
+                        "delete {uid}{}{}",
+                        if at_once { " at once" } else { "" },
+                        if why { ", which failed" } else { "" }
+                    )
                 }
                 Action::WriteStatus(wanted) => {
                     status = Some(*wanted);

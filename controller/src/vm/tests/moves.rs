@@ -1,6 +1,7 @@
 //! Evictions, hand-over, lost hosts and deletion.
 
 use super::*;
+use crate::vm::placement::evicted;
 
 #[test]
 fn a_newer_domain_elsewhere_is_taken_as_it_is() {
@@ -72,12 +73,48 @@ fn an_eviction_moves_a_vm_on_shared_storage() {
 
 #[test]
 fn an_eviction_never_stops_a_vm_with_local_data() {
-    let mut leaving = running(1, "a");
-    Arc::make_mut(&mut leaving).metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
-    let (steps, status) = outcome(&view(DISK, &placed(ACTIVE)).disk(disk("", HELD)).pods(&[leaving]));
+    let (steps, status) = outcome(&view(DISK, &placed(ACTIVE)).disk(disk("", HELD)).pods(&[leaving(1, "a", 90)]));
     assert_eq!((steps, placement(&status).release), (vec![], Release::None));
     assert_eq!((scheduled(&status).0, scheduled(&status).1), (Some(true), "EvacuationBlocked"));
     assert_eq!(outcome(&view(DISK, &placed(ACTIVE)).disk(disk("", HELD))).0, ["create pod 1 for a"]);
+}
+
+#[test]
+fn a_namespace_that_is_deleted_stops_its_vms_and_does_not_wait_for_their_pods() {
+    let ending = |status: &str, pod: Arc<Pod>| {
+        let mut view = view(DISK, status).disk(disk("", HELD)).pods(&[pod]);
+        view.namespace_ends = true;
+        outcome(&view)
+    };
+    let (steps, status) = ending(&placed(ACTIVE), leaving(1, "a", 90));
+    assert_eq!((steps, placement(&status).release), (vec![], Release::Stop), "the guest has its time");
+    assert_eq!((scheduled(&status).0, scheduled(&status).1), (Some(false), "NamespaceTerminating"));
+    let stopping = placed(ACTIVE).replace("confirmed: a_1", "confirmed: a_1, release: Stop");
+    assert_eq!(ending(&stopping, leaving(1, "a", 90)).0, Vec::<String>::new());
+    let off = placed("releasedEpoch: 1").replace("confirmed: a_1", "confirmed: a_1, release: Stop");
+    assert_eq!(ending(&off, leaving(1, "a", 90)).0, ["delete pod-1 at once"]);
+    assert_eq!(ending("", leaving(1, "a", 90)).0, ["delete pod-1 at once"], "nothing was placed on it yet");
+}
+
+#[test]
+fn the_namespace_is_asked_about_only_when_somebody_deletes_the_pod() {
+    let asked = |status: &str, pod: Arc<Pod>| evicted(&view("", status).pods(&[pod])).is_some();
+    assert!(asked(&placed(ACTIVE), leaving(1, "a", 90)));
+    assert!(!asked(&placed(ACTIVE), running(1, "a")));
+    assert!(!asked("", leaving(1, "a", 90)), "nothing is placed");
+    let moving = placed(ACTIVE).replace("confirmed: a_1", "release: Stop");
+    assert!(!asked(&moving, leaving(1, "a", 90)), "it leaves anyway");
+    assert!(evicted(&view("", &placed(ACTIVE)).pods(&[leaving(1, "a", 90)]).deleting()).is_none());
+}
+
+#[test]
+fn a_pod_that_somebody_deleted_goes_as_soon_as_nothing_runs() {
+    let halted = |pod: Arc<Pod>| outcome(&view("runStrategy: Halted", &placed("")).pods(&[pod])).0;
+    assert_eq!(halted(running(1, "a")), ["delete pod-1"]);
+    assert_eq!(halted(leaving(1, "a", 90)), ["delete pod-1 at once"]);
+    assert_eq!(halted(leaving(1, "a", 1)), Vec::<String>::new(), "our own deletion is under way");
+    let active = outcome(&view("runStrategy: Halted", &placed(ACTIVE)).pods(&[leaving(1, "a", 90)])).0;
+    assert_eq!(active, Vec::<String>::new(), "the guest has its time");
 }
 
 #[test]
@@ -103,7 +140,7 @@ fn a_deleted_vm_goes_when_its_host_has_released_it() {
     let released = placed(
         "conditions: [{type: HostReleased, status: 'True', reason: Released, message: '', lastTransitionTime: \"2026-01-01T00:00:00Z\"}]",
     );
-    let all = ["delete pod-1", "disk data: used by nobody, node none", "finalizer off"];
+    let all = ["delete pod-1 at once", "disk data: used by nobody, node none", "finalizer off"];
     assert_eq!(outcome(&held(&released)).0, all);
     assert_eq!(outcome(&held("")).0, all, "never placed: straight away");
     let none = "nodeName: a, placement: {epoch: 1, release: Stop}, releasedEpoch: 1";

@@ -97,21 +97,17 @@ fn a_pod_on_a_host_that_can_no_longer_take_the_vm_gives_way_to_another() {
     let mut dead = hosts(&[("a", POOL), ("b", POOL)]);
     testing::lose(&mut dead, "a");
     let starting = pod(1, "nodeName: a", "phase: Pending");
-    let mut leaving = running(1, "a");
-    Arc::make_mut(&mut leaving).metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
-    Arc::make_mut(&mut leaving).metadata.deletion_grace_period_seconds = Some(1);
     let pinned = disk("", &format!("{HELD}, volumeName: v, nodeName: b"));
     for (disk, hosts, pod) in [
         (disk("", HELD), dead.clone(), running(1, "a")),
         (disk("", HELD), dead.clone(), starting),
-        (disk("", HELD), dead.clone(), leaving),
+        (disk("", HELD), dead.clone(), leaving(1, "a", 1)),
         (disk("", HELD), hosts(&[("a", ""), ("b", POOL)]), running(1, "a")),
         (pinned, hosts(&[("a", POOL), ("b", POOL)]), running(1, "a")),
     ] {
         let view = view(DISK, "").disk(disk).on(hosts).pods(&[pod]);
         let (steps, status) = outcome(&view);
-        assert_eq!((steps, scheduled(&status).1), (vec!["delete pod-1".to_owned()], "Scheduling"));
-        assert!(decide(&view).iter().any(|action| matches!(action, Action::DeletePod { grace: 0, .. })));
+        assert_eq!((steps, scheduled(&status).1), (vec!["delete pod-1 at once".to_owned()], "Scheduling"));
         assert_eq!(status.unwrap().node_name, None);
     }
     let mut silent = hosts(&[("a", ""), ("b", POOL)]);
