@@ -19,12 +19,13 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
-use kubevmm_api::condition::{self, HOST_RELEASED, READY, Wanted};
+use kubevmm_api::condition::{self, HOST_RELEASED, READY, SCHEDULED, Wanted};
 use kubevmm_api::vm::{PlacementStatus, Release};
 use kubevmm_api::{VirtualMachineDisk, VirtualMachineStatus};
 
 use crate::disk::status::Owned;
-use crate::object::{has_finalizer, is_deleting, name, uid};
+use crate::object::{enumerate, has_finalizer, is_deleting, name, uid};
+use crate::vm::candidates::Refusal;
 use crate::vm::status::{Shown, StatusWanted};
 use crate::vm::view::View;
 use crate::vm::{disks, placement};
@@ -161,8 +162,11 @@ fn delete(view: &View) -> Vec<Action> {
         }
         // The executor stops and undefines the domain, and says HostReleased.
         Some(_) if !released && !on_no_host => vec![],
-        _ if may_be_held_elsewhere(view, &status) => vec![],
         _ => {
+            if let Some((reason, message)) = held_elsewhere(view, &status) {
+                wanted.conditions = vec![Wanted::no(SCHEDULED, reason, message)];
+                return vec![Action::WriteStatus(Box::new(wanted))];
+            }
             // The namespace of the VM may wait for them to go.
             let pods = view.pods.iter().filter(|pod| !is_leaving_at_once(pod));
             let mut actions: Vec<Action> = pods.map(|pod| delete_pod_at_once(pod)).collect();
@@ -173,16 +177,29 @@ fn delete(view: &View) -> Vec<Action> {
     }
 }
 
-/// Another host may still have the domain, and so the disks: it tells of it, or has yet to tell what it has. A person's
-/// word that the host is gone for good ends the waiting.
-fn may_be_held_elsewhere(view: &View, status: &VirtualMachineStatus) -> bool {
+/// Another host may still have the domain, and so the disks: it tells of it, or has yet to tell what it has. Reason and
+/// message. A person's word that the host is gone for good ends the waiting.
+fn held_elsewhere(view: &View, status: &VirtualMachineStatus) -> Option<Refusal> {
     let released = condition::find(&status.conditions, HOST_RELEASED);
     if released.is_some_and(|released| released.status == "True" && released.reason == "HostOutOfService") {
-        return false;
+        return None;
     }
     let elsewhere = |node: &str| Some(node) != status.node_name.as_deref() && view.hosts.is_live(node);
-    !view.hosts.owing_reports().is_empty()
-        || view.hosts.holding(&view.cluster_id, view.uid()).any(|(node, _)| elsewhere(node))
+    let mut held = view.hosts.holding(&view.cluster_id, view.uid());
+    if let Some((host, domain)) = held.find(|(host, _)| elsewhere(host)) {
+        let message = format!(
+            "the VM is deleted once the host {host} does not have its domain {} any more, which nobody there stops: \
+             save what is needed of it, then remove it there: virsh destroy {1}; virsh undefine {1}",
+            domain.domain_name, domain.uuid
+        );
+        return Some(("HeldElsewhere", message));
+    }
+    let owing = view.hosts.owing_reports();
+    (!owing.is_empty()).then(|| {
+        let message =
+            format!("the VM is deleted once these hosts have told that they do not have it: {}", enumerate(&owing));
+        ("HostsNotReported", message)
+    })
 }
 
 /// Seconds that a placement pod gets once nothing of the VM runs.

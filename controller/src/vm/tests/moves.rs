@@ -170,6 +170,26 @@ fn a_deleted_vm_waits_for_every_host_that_may_have_its_domain() {
 }
 
 #[test]
+fn a_deleted_vm_that_waits_says_for_whom_and_what_to_do() {
+    let said = |hosts: Hosts| {
+        let status = outcome(&view("", "").on(hosts).deleting()).1.unwrap();
+        let [scheduled] = status.conditions.as_slice() else { panic!("{status:?}") };
+        (scheduled.kind, scheduled.status, scheduled.reason, scheduled.message.clone())
+    };
+    // The same epoch as the object's, or a lower one: it is not taken over.
+    let held = hosts(&[("a", POOL), ("b", &domain("u", CLUSTER, 0))]);
+    let (kind, status, reason, message) = said(held);
+    assert_eq!((kind, status, reason), (SCHEDULED, Some(false), "HeldElsewhere"));
+    for word in ["host b", "shop.web", "virsh destroy u; virsh undefine u"] {
+        assert!(message.contains(word), "{message}");
+    }
+    let mut owing = hosts(&[("a", POOL), ("b", POOL)]);
+    owing.0.get_mut("b").unwrap().lease.renewed = false;
+    let (_, _, reason, message) = said(owing);
+    assert_eq!((reason, message.ends_with(": b")), ("HostsNotReported", true), "{message}");
+}
+
+#[test]
 fn a_lost_host_is_given_up_only_on_a_persons_word() {
     let mut lost = hosts(&[("a", POOL), ("b", POOL)]);
     testing::lose(&mut lost, "a");
