@@ -1,6 +1,6 @@
 //! Conditions: their types, their reasons, and how they are set without needless writes.
 //!
-//! The remedies for the reasons are in `docs/conditions.md`.
+//! The reasons and their remedies are in `docs/conditions.md`: all of them, and no other.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
@@ -83,6 +83,7 @@ impl Wanted {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     fn at(seconds: i64) -> Time {
         Time(k8s_openapi::jiff::Timestamp::from_second(seconds).unwrap())
@@ -96,5 +97,99 @@ mod tests {
         assert_eq!(same.reason, "VolumeMissing");
         let changed = Wanted::yes(READY, "Running", "").over(&[same], Some(2), &at(3));
         assert_eq!(changed.last_transition_time, at(3));
+    }
+
+    /// Words of the code that look like a reason and are none: of Kubernetes' pods and nodes, actions of Events, and
+    /// words of `printableStatus`.
+    const OTHER_WORDS: [&str; 31] = [
+        "ContainerCreating",
+        "Default",
+        "Delete",
+        "DeletionByPodGC",
+        "DeletionByTaintManager",
+        "DisruptionTarget",
+        "EvictionByEvictionAPI",
+        "Exists",
+        "Failed",
+        "False",
+        "Hypervisor",
+        "IfNotPresent",
+        "In",
+        "Lease",
+        "NoExecute",
+        "Node",
+        "Place",
+        "PodInitializing",
+        "PodScheduled",
+        "PreemptionByScheduler",
+        "Provisioning",
+        "Release",
+        "RuntimeDefault",
+        "Start",
+        "Started",
+        "Stop",
+        "Succeeded",
+        "Terminating",
+        "TerminationByKubelet",
+        "True",
+        "Unknown",
+    ];
+
+    /// The sources of the crates that write conditions, without their tests.
+    fn sources(directory: &std::path::Path, all: &mut Vec<String>) {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            if path.is_dir() && !matches!(name.as_str(), "tests" | "libvirt") {
+                sources(&path, all);
+            } else if path.is_file() && !["tests", "testing", "fakes", "stories"].iter().any(|end| name.ends_with(end))
+            {
+                let text = std::fs::read_to_string(&path).unwrap();
+                all.push(text.split("#[cfg(test)]\nmod tests").next().unwrap().to_owned());
+            }
+        }
+    }
+
+    fn is_camel_case(word: &str) -> bool {
+        word.starts_with(|c: char| c.is_ascii_uppercase())
+            && word.chars().all(|c| c.is_ascii_alphanumeric())
+            && word.chars().any(|c| c.is_ascii_lowercase())
+    }
+
+    /// The words that stand alone between quotation marks.
+    fn quoted(source: &str) -> BTreeSet<String> {
+        let code = source.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let words = code.flat_map(|line| {
+            let pieces: Vec<&str> = line.split('"').collect();
+            pieces.into_iter().skip(1).step_by(2).filter(|piece| is_camel_case(piece)).collect::<Vec<_>>()
+        });
+        words.map(ToOwned::to_owned).collect()
+    }
+
+    /// The first column of each table.
+    fn documented(text: &str) -> BTreeSet<String> {
+        let cells = text.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
+        let reasons = cells.filter(|cell| !cell.starts_with("reason")).flat_map(|cell| {
+            let words = cell.split(" (").next().unwrap_or_default();
+            words.split(", ").inspect(|word| assert!(is_camel_case(word), "no reason: {cell}")).collect::<Vec<_>>()
+        });
+        reasons.map(ToOwned::to_owned).collect()
+    }
+
+    #[test]
+    fn every_reason_is_documented_and_every_documented_reason_exists() {
+        let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        let mut texts = Vec::new();
+        for source in ["controller/src", "executor/src"] {
+            sources(&root.join(source), &mut texts);
+        }
+        let words: BTreeSet<String> = texts.iter().flat_map(|text| quoted(text)).collect();
+        let documented = documented(&std::fs::read_to_string(root.join("docs/conditions.md")).unwrap());
+        let (missing, other): (Vec<_>, Vec<_>) =
+            words.difference(&documented).partition(|word| !OTHER_WORDS.contains(&word.as_str()));
+        assert_eq!(missing, Vec::<&String>::new(), "add them to docs/conditions.md (or to OTHER_WORDS)");
+        assert_eq!(other, OTHER_WORDS, "OTHER_WORDS has what nothing uses, or what is a reason");
+        let stale: Vec<_> = documented.difference(&words).collect();
+        assert_eq!(stale, Vec::<&String>::new(), "nothing says them: take them out of docs/conditions.md");
     }
 }
