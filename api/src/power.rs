@@ -3,8 +3,9 @@
 //! ```text
 //! Halted  off
 //! Always  on
-//! Manual  on  after Start or Restart, until the domain has ended since
-//!         off after Stop, and before any request
+//! Manual  while a request waits: what it asks for
+//!         otherwise a domain that runs goes on, whoever started it; one that does not is started
+//!         after Start or Restart, unless it has ended since
 //! ```
 
 use crate::vm::{PowerAction, PowerRequest, PowerResult, RunStrategy, VirtualMachineSpec, VirtualMachineStatus};
@@ -16,14 +17,22 @@ pub fn pending<'a>(spec: &'a VirtualMachineSpec, status: &VirtualMachineStatus) 
     (!answered).then_some(request)
 }
 
-/// Whether the VM should run. A VM that is being deleted never should; that is the caller's to see.
+/// Whether the VM should run, as far as its status tells. A VM that is being deleted never should; that is the caller's
+/// to see.
 pub fn should_run(spec: &VirtualMachineSpec, status: &VirtualMachineStatus) -> bool {
+    let active = status.domain.as_ref().is_some_and(|domain| domain.state.is_active());
+    should_run_while(spec, status, active)
+}
+
+/// As [`should_run`], for the one who knows whether the domain is `active`: the status may lag behind.
+pub fn should_run_while(spec: &VirtualMachineSpec, status: &VirtualMachineStatus, active: bool) -> bool {
     match spec.run_strategy {
         RunStrategy::Always => true,
         RunStrategy::Halted => false,
         RunStrategy::Manual => match pending(spec, status) {
             Some(request) => request.action != PowerAction::Stop,
-            None => ran_by_request(status),
+            // Nothing is asked: a change of the strategy alone stops nothing.
+            None => active || ran_by_request(status),
         },
     }
 }
@@ -41,7 +50,7 @@ fn ran_by_request(status: &VirtualMachineStatus) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vm::{LastPowerRequest, LastStop, StopReason};
+    use crate::vm::{DomainState, DomainStatus, LastPowerRequest, LastStop, StopReason};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     fn spec(strategy: RunStrategy, request: Option<(&str, PowerAction)>) -> VirtualMachineSpec {
@@ -81,6 +90,42 @@ mod tests {
         assert!(should_run(&spec(Manual, Some(("1", Start))), &status(Some(("1", Start)), None)));
         assert!(!should_run(&spec(Manual, Some(("2", Stop))), &status(Some(("1", Start)), None)));
         assert!(!should_run(&spec(Manual, Some(("2", Stop))), &status(Some(("2", Stop)), Some("1"))));
+    }
+
+    #[test]
+    fn a_manual_vm_of_which_nothing_is_asked_stays_as_it_is() {
+        use PowerAction::{Restart, Start, Stop};
+        // The request of now, the answered one, the one that was answered when the domain last ended; and whether the VM
+        // should run while its domain is active, and while it is not.
+        for (request, answered, ended, (active, inactive)) in [
+            (None, None, None, (true, false)),
+            (Some(("1", Start)), Some(("1", Start)), None, (true, true)),
+            (Some(("1", Restart)), Some(("1", Restart)), Some("1"), (true, false)),
+            (Some(("1", Stop)), Some(("1", Stop)), None, (true, false)),
+            (Some(("2", Stop)), Some(("1", Start)), None, (false, false)),
+            (Some(("2", Start)), Some(("1", Stop)), None, (true, true)),
+        ] {
+            let (spec, status) = (spec(RunStrategy::Manual, request), status(answered, ended));
+            let both = (should_run_while(&spec, &status, true), should_run_while(&spec, &status, false));
+            assert_eq!(both, (active, inactive), "{request:?} {answered:?} {ended:?}");
+        }
+    }
+
+    #[test]
+    fn the_status_tells_whether_the_domain_runs() {
+        let manual = spec(RunStrategy::Manual, None);
+        for (state, runs) in [(DomainState::Running, true), (DomainState::Shutoff, false)] {
+            let domain = DomainStatus {
+                name: "shop.web".into(),
+                uuid: "u".into(),
+                epoch: 1,
+                state,
+                generation: None,
+                start_time: None,
+            };
+            let status = VirtualMachineStatus { domain: Some(domain), ..Default::default() };
+            assert_eq!(should_run(&manual, &status), runs, "{state:?}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kubevmm_api::VirtualMachine;
 use kubevmm_api::condition::{self, HOST_RELEASED};
-use kubevmm_api::power::{pending, should_run};
+use kubevmm_api::power::{pending, should_run_while};
 use kubevmm_api::vm::{
     DomainState, PlacementStatus, PowerAction, PowerResult, Release, RunStrategy, StopReason, VirtualMachineSpec,
     VirtualMachineStatus,
@@ -282,7 +282,7 @@ pub(super) fn next(view: &View<'_>) -> Step {
     let request = pending(&vm.spec, status);
     let restart = request.is_some_and(|request| request.action == PowerAction::Restart);
     let force = request.is_some_and(|request| request.force && request.action != PowerAction::Start);
-    let wanted = should_run(&vm.spec, status);
+    let wanted = should_run_while(&vm.spec, status, view.seen.is_active());
     match view.seen {
         Seen::Ours(found) if found.state.is_active() => {
             if !wanted || restart {

@@ -119,6 +119,7 @@ fn the_strategy_says_whether_it_runs() {
     assert_eq!(vm("{runStrategy: Halted}").phase(), Phase::Stopped);
     assert_eq!(vm("{runStrategy: Halted}").running().step(), Step::AskGuest);
     assert_eq!(vm("{runStrategy: Manual}").phase(), Phase::Stopped);
+    assert_eq!(vm("{runStrategy: Manual}").running().phase(), Phase::Running, "nothing is asked of it");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use kubevmm_api::VirtualMachine;
 use kubevmm_api::condition::{
     ADDRESSES_KNOWN, AGENT_CONNECTED, HOST_RELEASED, READY, RESTART_REQUIRED, Wanted, is_true,
 };
-use kubevmm_api::effective::{EffectiveSpec, differing_paths};
+use kubevmm_api::effective::{Differences, EffectiveSpec, differences};
 use kubevmm_api::vm::{
     DiskStatus, DomainStatus, InterfaceStatus, LastPowerRequest, LastStop, StopReason, VirtualMachineStatus,
 };
@@ -228,15 +228,21 @@ fn restart_required(facts: &Facts<'_>, effective: Option<&EffectiveSpec>) -> Wan
         return Wanted::no(RESTART_REQUIRED, "NotRunning", "the next start takes the spec as it is then");
     };
     match facts.wanted {
-        Ok(wanted) => match differing_paths(running, wanted) {
-            paths if paths.is_empty() => Wanted::no(RESTART_REQUIRED, "UpToDate", "the domain is as the spec says"),
-            paths => {
-                let message = format!("changed, and taken at the next start: {}", paths.join(", "));
-                Wanted::yes(RESTART_REQUIRED, "SpecChanged", message)
-            }
+        Ok(wanted) => match differences(running, wanted) {
+            none if none.is_empty() => Wanted::no(RESTART_REQUIRED, "UpToDate", "the domain is as the spec says"),
+            some => Wanted::yes(RESTART_REQUIRED, "SpecChanged", in_words(&some)),
         },
         Err(not_yet) => Wanted::unknown(RESTART_REQUIRED, not_yet.reason, not_yet.message.clone()),
     }
+}
+
+fn in_words(differences: &Differences) -> String {
+    let parts = [
+        ("changed, and taken at the next start", &differences.at_start),
+        ("changed, and taken when the VM is placed anew, after it was off", &differences.at_placement),
+    ];
+    let parts = parts.iter().filter(|(_, paths)| !paths.is_empty());
+    parts.map(|(what, paths)| format!("{what}: {}", paths.join(", "))).collect::<Vec<_>>().join("; ")
 }
 
 fn agent_connected(facts: &Facts<'_>) -> Wanted {
@@ -330,10 +336,24 @@ mod tests {
         let status = of(&vm, &running(), &Phase::Running, &Own::default(), 1);
         let condition = condition::find(&status.conditions, RESTART_REQUIRED).unwrap();
         assert_eq!(condition.status, "True");
-        assert!(condition.message.ends_with("memory"), "{}", condition.message);
+        assert_eq!(condition.message, "changed, and taken at the next start: spec.memory.size");
         let off = of(&vm, &Seen::Absent, &Phase::Stopped, &Own::default(), 1);
         assert_eq!(reason(&off, RESTART_REQUIRED), ("False", "NotRunning"));
         assert_eq!((off.effective, off.domain), (None, None));
+    }
+
+    #[test]
+    fn what_a_restart_does_not_bring_is_told_apart() {
+        let mut vm = vm("{memory: {size: 2Gi}, cpu: {request: '1'}, placement: {nodeSelector: {disk: ssd}}}");
+        let before = merge("web", UID, &serde_yaml_ng::from_str("{memory: {size: 1Gi}}").unwrap(), None, None).unwrap();
+        vm.status.as_mut().unwrap().effective = Some(before);
+        let status = of(&vm, &running(), &Phase::Running, &Own::default(), 1);
+        let condition = condition::find(&status.conditions, RESTART_REQUIRED).unwrap();
+        assert_eq!(
+            condition.message,
+            "changed, and taken at the next start: spec.memory.size; changed, and taken when the VM is placed anew, \
+             after it was off: spec.cpu.request, spec.placement.nodeSelector"
+        );
     }
 
     #[test]

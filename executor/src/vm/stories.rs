@@ -223,6 +223,27 @@ async fn a_manual_vm_that_moves_goes_on_elsewhere() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_change_to_manual_stops_nothing_and_starts_nothing_again() {
+    let story = Story::of(vm(ALWAYS, 1));
+    story.pass(60.0).await;
+    story.change(|vm| vm.spec.run_strategy = RunStrategy::Manual);
+    story.pass(60.0).await;
+    assert_eq!((story.fake.state(), story.fake.status().last_stop), (Some(DomainState::Running), None));
+    story.ends(Some(ShutdownDetail::Host), StoppedDetail::Shutdown);
+    story.pass(60.0).await;
+    assert_eq!(story.fake.state(), Some(DomainState::Shutoff), "after a host request it stays off");
+    // The next executor does not believe the status that says that it runs.
+    let story = Story::of(vm(ALWAYS, 1));
+    story.pass(60.0).await;
+    story.task.abort();
+    story.change(|vm| vm.spec.run_strategy = RunStrategy::Manual);
+    story.fake.with(|world| world.domain.as_mut().unwrap().state = DomainState::Shutoff);
+    let next = Story::with(story.fake.clone());
+    next.pass(60.0).await;
+    assert_eq!((next.last_stop(), next.fake.state()), (StopReason::Unknown, Some(DomainState::Shutoff)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_list_older_than_what_was_written_restarts_nothing() {
     let version = |vm: &mut VirtualMachine, version: &str| vm.metadata.resource_version = Some(version.into());
     let story = Story::of(vm(ALWAYS, 1));

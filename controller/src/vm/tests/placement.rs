@@ -174,6 +174,14 @@ fn a_vm_that_shall_be_off_keeps_its_pod_until_the_domain_has_ended() {
 }
 
 #[test]
+fn a_manual_vm_keeps_its_placement_while_its_domain_runs() {
+    let manual = |status: &str| outcome(&view("runStrategy: Manual", &placed(status)).pods(&[running(1, "a")]));
+    let (steps, status) = manual(ACTIVE);
+    assert_eq!((steps, scheduled(&status).1, placement(&status).pod_uid.as_deref()), (vec![], "Placed", Some("pod-1")));
+    assert_eq!(manual("").0, ["delete pod-1"]);
+}
+
+#[test]
 fn a_vm_that_starts_again_prefers_its_host_and_gets_a_new_epoch() {
     let off = "nodeName: a, placement: {epoch: 1}";
     let actions = decide(&view("", off));
