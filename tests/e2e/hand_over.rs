@@ -6,12 +6,13 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use kubevmm_tests::{Cluster, Json, Space, Vm, api, within};
+use kubevmm_tests::host::Held;
+use kubevmm_tests::{Cluster, Host, Json, Space, Vm, api, within};
 
 kubevmm_tests::stories! { alone: true;
     a_stopped_vm_moves,
     a_running_vm_moves_when_its_node_is_drained,
-    a_move_with_a_kill_at_each_step,
+    moves_with_a_kill_at_each_step,
     a_vm_with_local_data_does_not_move,
 }
 
@@ -56,12 +57,15 @@ impl Drop for NeverTwice {
     }
 }
 
-/// A pool on the directory that the lab's hosts share.
+/// The directory that the lab's hosts share.
+const SHARED: &str = "/srv/shared";
+
+/// A pool on it.
 pub(crate) fn shared_pool(space: &Space) -> Result<()> {
     let pool = space.pool_name();
     space.apply(&format!(
         "{{apiVersion: kubevmm.io/v1beta1, kind: VirtualMachineStoragePool, metadata: {{name: {pool}}}, \
-         spec: {{shared: true, dir: {{path: /srv/shared}}}}}}"
+         spec: {{shared: true, dir: {{path: {SHARED}}}}}}}"
     ))
 }
 
@@ -80,40 +84,72 @@ fn runs_on(vm: &Vm, node: &str) -> Result<Json> {
     vm.wait(&format!("runs on {node}"), within(120), |vm| vm["status"]["nodeName"] == node && api::is_true(vm, "Ready"))
 }
 
+/// What a move must keep, and what it must count up.
+struct Before {
+    epoch: i64,
+    disk: String,
+}
+
+impl Before {
+    fn of(vm: &Vm) -> Result<Self> {
+        let epoch = vm.get()?["status"]["placement"]["epoch"].as_i64().context("no epoch")?;
+        Ok(Self { epoch, disk: disk(vm)? })
+    }
+}
+
+/// The disk as its object and the shared directory know it: name, file and content of its volume. The firmware of a VM
+/// without an operating system writes nothing to it.
+fn disk(vm: &Vm) -> Result<String> {
+    let cluster = Cluster::get();
+    let found = cluster.api.get(api::DISK, &vm.namespace, &format!("{}-root", vm.name))?.context("no disk")?;
+    let volume = found["status"]["volumeName"].as_str().context("no volume")?;
+    ensure!(api::is_true(&found, "Provisioned"), "{}", found["status"]);
+    let host = cluster.host("h1");
+    // A file that was made again may get the number of the old one, but not its birth.
+    let file = host.sh(&format!("cd {SHARED} && stat -c '%n inode %i born %w' {volume} && sha256sum {volume}"))?;
+    Ok(format!("{} {file}", found["metadata"]["uid"]))
+}
+
 /// On its new host only, with a higher epoch, and with the same disk.
-fn has_moved(vm: &Vm, from: &str, to: &str, epoch: i64) -> Result<()> {
+fn has_moved(vm: &Vm, from: &str, to: &str, before: &Before) -> Result<()> {
     let status = runs_on(vm, to)?["status"].clone();
     let cluster = Cluster::get();
+    let epoch = before.epoch;
     ensure!(status["placement"]["epoch"].as_i64() > Some(epoch), "epoch {epoch}, then {}", status["placement"]);
     ensure!(status["domain"]["epoch"] == status["placement"]["epoch"], "{status}");
     ensure!(!cluster.host(from).domains()?.contains(&vm.domain()), "{from} has the domain still");
     ensure!(cluster.host(to).domain_state(&vm.domain())? == "running", "it does not run on {to}");
+    let disk = disk(vm)?;
+    ensure!(disk == before.disk, "the disk was {}, and is {disk}", before.disk);
+    let volume = disk.split_whitespace().nth(1).unwrap_or_default();
+    let used = cluster.host(to).virsh(["domblklist", &vm.domain()])?;
+    ensure!(used.contains(&format!("{SHARED}/{volume}")), "{volume} is not its disk on {to}:\n{used}");
     Ok(())
-}
-
-fn epoch(vm: &Vm) -> Result<i64> {
-    vm.get()?["status"]["placement"]["epoch"].as_i64().context("no epoch")
 }
 
 fn a_stopped_vm_moves(space: &Space) -> Result<()> {
     shared_pool(space)?;
     let vm = space.blank("web").on("h1").with(&on_shared_disk(space)).apply()?;
     runs_on(&vm, "h1")?;
-    let before = epoch(&vm)?;
+    let before = Before::of(&vm)?;
     let watch = NeverTwice::of(&vm)?;
     vm.patch("{runStrategy: Halted}")?;
     vm.is_off()?;
     vm.patch("{runStrategy: Always, placement: {nodeSelector: {kubernetes.io/hostname: h2}}}")?;
-    has_moved(&vm, "h1", "h2", before)?;
+    has_moved(&vm, "h1", "h2", &before)?;
     watch.holds()?;
     vm.vanishes()?;
     remove_shared_pool(space)
 }
 
-/// Puts a VM on one of two hosts by cordoning the other, and drains the first.
-fn move_by_drain(space: &Space, vm: &Vm, from: &str, to: &str) -> Result<()> {
+/// Puts VMs on one of two hosts by cordoning the other.
+fn cordon(space: &Space, from: &str, to: &str) -> Result<()> {
     space.cluster.kubectl(["cordon", from])?;
-    space.cluster.kubectl(["uncordon", to])?;
+    space.cluster.kubectl(["uncordon", to]).map(drop)
+}
+
+/// What a drain does to a VM.
+fn evict(space: &Space, vm: &Vm) -> Result<()> {
     let pod = vm.get()?["status"]["placement"]["podName"].as_str().context("no placement pod")?.to_owned();
     space.delete(api::POD, &pod)
 }
@@ -123,10 +159,11 @@ fn a_running_vm_moves_when_its_node_is_drained(space: &Space) -> Result<()> {
     space.cluster.kubectl(["cordon", "h2"])?;
     let vm = space.blank("web").with(&on_shared_disk(space)).apply()?;
     runs_on(&vm, "h1")?;
-    let before = epoch(&vm)?;
+    let before = Before::of(&vm)?;
     let watch = NeverTwice::of(&vm)?;
-    move_by_drain(space, &vm, "h1", "h2")?;
-    has_moved(&vm, "h1", "h2", before)?;
+    cordon(space, "h1", "h2")?;
+    evict(space, &vm)?;
+    has_moved(&vm, "h1", "h2", &before)?;
     watch.holds()?;
     space.cluster.kubectl(["uncordon", "h1"])?;
     let stop = vm.get()?["status"]["lastStop"]["reason"].clone();
@@ -135,52 +172,153 @@ fn a_running_vm_moves_when_its_node_is_drained(space: &Space) -> Result<()> {
     remove_shared_pool(space)
 }
 
-/// A step of the hand-over, by what the status shows then, and whose turn it is then.
-type Step = (&'static str, &'static str, fn(&Json, from: &str, to: &str) -> bool);
+/// A moment of a move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    /// The old host has been asked to give the VM up, and has not.
+    Asked,
+    /// The old host has given it up, and the controller has not seen it.
+    Released,
+    /// The controller has named the new host, which has not seen it.
+    Written,
+    /// The new host has defined the domain, and libvirt is about to start it.
+    Defined,
+    /// QEMU runs on the new host, whose executor has not seen it.
+    Started,
+}
 
-const STEPS: &[Step] = &[
-    ("the release is asked for", "old executor", |status, _, _| status["placement"]["release"] == "Stop"),
-    ("the old host has released it", "old executor", |status, from, _| {
-        status["nodeName"] == from && status["releasedEpoch"] == status["placement"]["epoch"]
-    }),
-    ("the new host is written", "new executor", |status, _, to| status["nodeName"] == to),
-    ("the new host has defined it", "new executor", |status, _, to| {
-        status["nodeName"] == to && status["domain"].is_object()
-    }),
+/// Who is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Victim {
+    Controller,
+    OldExecutor,
+    NewExecutor,
+}
+
+/// The moments in their order, each with the one whose turn it is then and the one who has nothing to do with it.
+const KILLS: &[(Moment, [Victim; 2])] = &[
+    (Moment::Asked, [Victim::OldExecutor, Victim::Controller]),
+    (Moment::Released, [Victim::Controller, Victim::OldExecutor]),
+    (Moment::Written, [Victim::NewExecutor, Victim::Controller]),
+    (Moment::Defined, [Victim::NewExecutor, Victim::Controller]),
+    (Moment::Started, [Victim::NewExecutor, Victim::Controller]),
 ];
 
-fn a_move_with_a_kill_at_each_step(space: &Space) -> Result<()> {
+/// Two VMs that move at the same time: one runs and is evicted, one is off and is started elsewhere.
+struct Movers {
+    running: Vm,
+    stopped: Vm,
+    from: &'static str,
+    to: &'static str,
+}
+
+impl Movers {
+    fn both(&self) -> [&Vm; 2] {
+        [&self.running, &self.stopped]
+    }
+
+    /// Both are on the one host, one of them off.
+    fn settle(&self) -> Result<()> {
+        runs_on(&self.running, self.from)?;
+        runs_on(&self.stopped, self.from)?;
+        self.stopped.patch("{runStrategy: Halted}")?;
+        let off = self.stopped.is_off()?;
+        ensure!(off["status"]["nodeName"] == self.from, "{}", off["status"]);
+        Ok(())
+    }
+
+    fn start_to_move(&self, space: &Space) -> Result<()> {
+        cordon(space, self.from, self.to)?;
+        evict(space, &self.running)?;
+        self.stopped.patch("{runStrategy: Always}")
+    }
+
+    /// Brings both to a moment of their move, and holds them there: whoever acts next is stopped before the one before
+    /// goes on. What is given back lets them go.
+    fn bring_to(&self, moment: Moment, space: &Space) -> Result<Held> {
+        let (old, new) = (space.cluster.host(self.from), space.cluster.host(self.to));
+        let executor = |host: &Host| host.executor().with_context(|| format!("no executor runs on {}", host.name));
+        let mut held = executor(&old)?.hold()?;
+        self.start_to_move(space)?;
+        for (now, _) in KILLS {
+            self.are_at(*now)?;
+            if *now == moment {
+                break;
+            }
+            held = match now {
+                Moment::Asked => space.cluster.controller()?.hold()?,
+                Moment::Released => executor(&new)?.hold()?,
+                Moment::Written => new.virtlogd().context("no virtlogd runs")?.hold()?,
+                Moment::Defined | Moment::Started => executor(&new)?.hold()?,
+            };
+        }
+        Ok(held)
+    }
+
+    fn are_at(&self, moment: Moment) -> Result<()> {
+        let cluster = Cluster::get();
+        for vm in self.both() {
+            let uuid = vm.uuid()?;
+            let on_host = |name: &str| cluster.host(name).qemus().contains_key(&uuid);
+            let seen = vm.wait(&format!("is held at {moment:?}"), within(30), |vm| {
+                let (status, placement) = (&vm["status"], &vm["status"]["placement"]);
+                let on = |node: &str| status["nodeName"] == node;
+                let released = status["releasedEpoch"] == placement["epoch"];
+                let defined = status["domain"]["epoch"] == placement["epoch"];
+                let known_to_run = status["domain"]["state"] == "Running";
+                match moment {
+                    Moment::Asked => on(self.from) && placement["release"] == "Stop" && !released && defined,
+                    Moment::Released => {
+                        on(self.from) && placement["release"] == "Stop" && released && !on_host(self.from)
+                    }
+                    Moment::Written => on(self.to) && status["domain"].is_null(),
+                    Moment::Defined => on(self.to) && defined && !known_to_run && !on_host(self.to),
+                    Moment::Started => on(self.to) && defined && !known_to_run && on_host(self.to),
+                }
+            });
+            seen.with_context(|| format!("the {} VM", vm.name))?;
+        }
+        Ok(())
+    }
+}
+
+fn moves_with_a_kill_at_each_step(space: &Space) -> Result<()> {
     shared_pool(space)?;
     space.cluster.kubectl(["cordon", "h2"])?;
-    let vm = space.blank("web").with(&on_shared_disk(space)).apply()?;
-    runs_on(&vm, "h1")?;
-    let watch = NeverTwice::of(&vm)?;
-    let (mut from, mut to) = ("h1", "h2");
-    for (what, actor, reached) in STEPS {
-        for victim in ["controller", actor] {
-            let before = epoch(&vm)?;
-            move_by_drain(space, &vm, from, to)?;
-            // A step may be over before it is seen: the kill comes a little later then, which is another moment.
-            vm.wait(what, within(60), |vm| {
-                let status = &vm["status"];
-                reached(status, from, to) || status["placement"]["epoch"].as_i64() > Some(before)
-            })?;
+    let disk = on_shared_disk(space);
+    // Without a grace period, for what is held must go on before its Lease ends.
+    let draft = |name: &str| space.blank(name).with(&disk).with("spec: {terminationGracePeriodSeconds: 0}").apply();
+    let mut movers = Movers { running: draft("running")?, stopped: draft("stopped")?, from: "h1", to: "h2" };
+    let watches = movers.both().map(NeverTwice::of);
+    for (moment, victims) in KILLS {
+        for victim in victims {
+            movers.settle()?;
+            let before = movers.both().map(Before::of);
+            let held = movers.bring_to(*moment, space)?;
             let killed = match victim {
-                "controller" => space.cluster.kill_and_replace_controller(),
-                "old executor" => space.cluster.kill_and_replace_executor(&space.cluster.host(from)),
-                _ => space.cluster.kill_and_replace_executor(&space.cluster.host(to)),
+                Victim::Controller => space.cluster.kill_and_replace_controller(),
+                Victim::OldExecutor => space.cluster.kill_and_replace_executor(&space.cluster.host(movers.from)),
+                Victim::NewExecutor => space.cluster.kill_and_replace_executor(&space.cluster.host(movers.to)),
             };
-            killed.with_context(|| format!("{what}: kill the {victim}"))?;
-            has_moved(&vm, from, to, before).with_context(|| format!("{what}; the {victim} was killed"))?;
+            drop(held);
+            killed.with_context(|| format!("{moment:?}: kill the {victim:?}"))?;
+            for (vm, before) in movers.both().into_iter().zip(before) {
+                has_moved(vm, movers.from, movers.to, &before?)
+                    .with_context(|| format!("the {} VM, {moment:?}, {victim:?} was killed", vm.name))?;
+            }
             space.cluster.is_whole()?;
-            std::mem::swap(&mut from, &mut to);
+            std::mem::swap(&mut movers.from, &mut movers.to);
         }
     }
-    watch.holds()?;
-    for node in [from, to] {
+    for watch in watches {
+        watch?.holds()?;
+    }
+    for node in [movers.from, movers.to] {
         space.cluster.kubectl(["uncordon", node])?;
     }
-    vm.vanishes()?;
+    for vm in movers.both() {
+        vm.vanishes()?;
+    }
     remove_shared_pool(space)
 }
 

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::api::{self, ApiServer, Json};
 use crate::foreign;
-use crate::host::Host;
+use crate::host::{Host, Process};
 use crate::inventory::Inventory;
 use crate::wait::{wait_for, within};
 
@@ -156,13 +156,20 @@ impl Cluster {
         Ok(self.lab.kubectl(arguments)?)
     }
 
+    /// The controller's process.
+    ///
+    /// # Errors
+    /// When none runs.
+    pub fn controller(&self) -> Result<Process> {
+        self.nodes().iter().find_map(Host::controller).context("no controller runs")
+    }
+
     /// SIGKILL of the controller.
     ///
     /// # Errors
     /// When none runs.
     pub fn kill_controller(&self) -> Result<()> {
-        let process = self.nodes().iter().find_map(Host::controller);
-        process.context("no controller runs")?.signal(nix::sys::signal::Signal::SIGKILL)
+        self.controller()?.signal(nix::sys::signal::Signal::SIGKILL)
     }
 
     /// SIGKILL of the controller; its pod is replaced, so that no back-off adds up over many kills.

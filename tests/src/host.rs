@@ -14,6 +14,7 @@ use crate::wait::{wait_for, within};
 const EXECUTOR: &str = "kubevmm-executo";
 const CONTROLLER: &str = "kubevmm-control";
 const QEMU: &str = "qemu-system-x86";
+const VIRTLOGD: &str = "virtlogd";
 
 /// A process inside the lab, by the pid that the machine knows it by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,9 +36,31 @@ impl Process {
         kill(Pid::from_raw(self.pid), signal).with_context(|| format!("send {signal} to {} {}", self.name, self.pid))
     }
 
+    /// Stops it until the answer is dropped: whoever waits for it, waits.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn hold(self) -> Result<Held> {
+        self.signal(Signal::SIGSTOP)?;
+        Ok(Held(self))
+    }
+
     /// Whether it still runs.
     pub fn runs(&self) -> bool {
         fs::read_to_string(format!("/proc/{}/comm", self.pid)).is_ok_and(|name| name.trim() == self.name)
+    }
+}
+
+/// A process that does nothing until this is dropped; it may be killed meanwhile.
+#[derive(Debug)]
+pub struct Held(Process);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Its pid is another's only after it has ended.
+        if self.0.runs() {
+            let _ = self.0.signal(Signal::SIGCONT);
+        }
     }
 }
 
@@ -175,6 +198,11 @@ impl Host {
     /// The controller's process, if it runs here.
     pub fn controller(&self) -> Option<Process> {
         self.process(CONTROLLER)
+    }
+
+    /// virtlogd, without which libvirt starts no domain: it opens the log of each QEMU.
+    pub fn virtlogd(&self) -> Option<Process> {
+        self.process(VIRTLOGD)
     }
 
     /// QEMU processes by their domain's UUID.
