@@ -10,7 +10,11 @@ SHELL := /bin/bash
 # The parts share cargo's target directory: one after the other.
 .NOTPARALLEL:
 
+# No cargo here selects packages (`-p`): each would resolve the features of these only, and compile a dependency again
+# when they differ. Targets (`--bin`, `--test`) select from the whole workspace, whose features are always the same.
+# (Tests add the features of dev-dependencies: what is built for tests is built with a test.)
 CARGO ?= cargo
+release := $(or $(CARGO_TARGET_DIR),target)/release
 export REGISTRY ?=
 
 .PHONY: help
@@ -23,48 +27,57 @@ deps: ## Install what building and the lab need, beside Rust and Go
 
 .PHONY: images
 images: ## Write the container images to out/images/, without a container engine
-	$(CARGO) run --release --quiet -p kubevmm-images -- build --out out/images
+	$(CARGO) run --release --bin kubevmm-images -- build --out out/images
 
 .PHONY: yamls
 yamls: ## Generate the CRDs, and write the images' names into yamls/
 	mkdir -p out
-	$(CARGO) run --quiet -p kubevmm-api --example crds > out/10-crds.yaml
+	$(CARGO) run --quiet --example crds > out/10-crds.yaml
 	mv out/10-crds.yaml yamls/10-crds.yaml
-	$(CARGO) run --quiet -p kubevmm-images -- yamls yamls
+	$(CARGO) run --quiet --bin kubevmm-images -- yamls yamls
 
 .PHONY: virtctl
 virtctl: ## Build the command line: target/release/virtctl
-	$(CARGO) build --release -p virtctl
+	$(CARGO) build --release --bin virtctl
 
 .PHONY: demo
-demo: deps $(if $(LAB_KUBECONFIG),,images) ## Bring up a cluster with libvirt on this machine, install KubeVMM, boot a VM, log in
-	$(CARGO) build --release -p kubevmm-lab -p virtctl -p kubevmm-tests
+ifdef LAB_KUBECONFIG
+demo: virtctl ## Bring up a cluster with libvirt on this machine, install KubeVMM, boot a VM, log in
+else
+# Kubernetes and the root file systems are built beside the rest: the one waits for the network, the other for the
+# compiler's slow ends. A process group of its own, so that none of it goes on when the rest fails or is broken off.
+demo: deps
+	$(CARGO) build --release --bin lab
+	set -m; $(release)/lab build & built=$$!; set +m; trap 'kill -- -$$built 2>/dev/null || :' EXIT; \
+	$(CARGO) build --release --bins; \
+	wait $$built
+	$(MAKE) --no-print-directory images
+endif
 	lab/demo.sh
 
 .PHONY: demo-down
 demo-down: ## Take away everything that `make demo` brought up, but the caches
-	$(CARGO) run --release --quiet -p kubevmm-lab -- down
+	$(CARGO) run --release --quiet --bin lab -- down
 
 .PHONY: test
 test: unit e2e ## Run all tests: unit, component, end to end
 
 .PHONY: unit
-unit: ## Run the unit and component tests
-	$(CARGO) test --workspace --exclude kubevmm-tests
-	$(CARGO) test -p kubevmm-tests --lib --bins
+unit: ## Run the unit and component tests (root: the lab's own test brings one up)
+	$(CARGO) test
 
 .PHONY: e2e
 e2e: images ## Run the end-to-end tests, on a lab of their own (root)
-	$(CARGO) build -p kubevmm-lab -p virtctl
-	$(CARGO) test -p kubevmm-tests --test e2e
+	$(CARGO) build --bin lab --bin virtctl --test e2e
+	$(CARGO) test --test e2e
 
 .PHONY: bench
 bench: ## Measure apply-to-started on the lab that `make demo` left, beside virsh's own define and start
-	$(CARGO) run --release --quiet -p kubevmm-tests --bin kubevmm-bench -- --at-most 2
+	$(CARGO) run --release --quiet --bin kubevmm-bench -- --at-most 2
 
 .PHONY: lint
 lint: ## Check the format, clippy's advice, and the dependencies' licences
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --all-targets -- -D warnings
 	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny --all-features check bans licenses sources

@@ -11,9 +11,9 @@ use crate::list::Image;
 /// Builds the programs of these images in one run of cargo for each way of linking.
 pub(crate) fn build(images: &[&Image]) -> Result<(), Error> {
     for is_static in [false, true] {
-        let mut packages =
+        let mut programs =
             images.iter().filter(|image| image.is_static == is_static).map(|image| &image.program).peekable();
-        if packages.peek().is_none() {
+        if programs.peek().is_none() {
             continue;
         }
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -23,8 +23,9 @@ pub(crate) fn build(images: &[&Image]) -> Result<(), Error> {
             cargo.args(["--target", &target()]);
             cargo.env(flags_variable(), "-C target-feature=+crt-static -C relocation-model=static -C panic=abort");
         }
-        for package in packages {
-            cargo.args(["--package", package]);
+        // Not packages, for which cargo would resolve the features anew: a dependency is compiled once.
+        for program in programs {
+            cargo.args(["--bin", program]);
         }
         forget_the_outer_cargo(&mut cargo);
         command::run(&mut cargo)?;
@@ -86,6 +87,17 @@ mod tests {
             };
             let candidates = [format!("{}/Cargo.toml", image.name), format!("images/{}/Cargo.toml", image.name)];
             assert!(candidates.iter().any(|path| is_package(workspace().join(path))), "{}", image.program);
+        }
+    }
+
+    #[test]
+    fn no_build_of_the_makefile_selects_packages() {
+        let makefile = fs::read_to_string(workspace().join("Makefile")).unwrap();
+        let lines: Vec<_> = makefile.lines().filter(|line| line.contains("$(CARGO)")).collect();
+        assert!(lines.len() > 5, "{lines:?}");
+        for line in lines {
+            let selects = line.split(' ').any(|word| matches!(word, "-p" | "--package" | "--exclude"));
+            assert!(!selects, "this compiles dependencies again, with other features: {line}");
         }
     }
 

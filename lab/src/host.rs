@@ -67,10 +67,7 @@ fn lab_program() -> Result<PathBuf> {
     let beside = own.ancestors().skip(1).take(2).map(|dir| dir.join("lab"));
     beside.into_iter().find(|path| path.is_file()).ok_or_else(|| Error::Option {
         option: "LAB_PROGRAM",
-        reason: format!(
-            "the program `lab` is not beside {}: build it with `cargo build -p kubevmm-lab`",
-            own.display()
-        ),
+        reason: format!("the program `lab` is not beside {}: build it with `cargo build --bin lab`", own.display()),
     })
 }
 
