@@ -76,8 +76,14 @@ bench: ## Measure apply-to-started on the lab that `make demo` left, beside virs
 	$(CARGO) run --release --quiet --bin kubevmm-bench -- --at-most 2
 
 .PHONY: lint
-lint: ## Check the format, clippy's advice, and the dependencies' licences
+lint: style deny ## Check the format, clippy's advice, and the dependencies' licences
+
+.PHONY: style
+style: deps
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --all-targets -- -D warnings
+
+.PHONY: deny
+deny:
 	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny --all-features check bans licenses sources
