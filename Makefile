@@ -63,11 +63,11 @@ demo-down: ## Take away everything that `make demo` brought up, but the caches
 test: unit e2e ## Run all tests: unit, component, end to end
 
 .PHONY: unit
-unit: ## Run the unit and component tests (root: the lab's own test brings one up)
+unit: deps ## Run the unit and component tests (root: the lab's own test brings one up)
 	$(CARGO) test
 
 .PHONY: e2e
-e2e: images ## Run the end-to-end tests, on a lab of their own (root)
+e2e: deps images ## Run the end-to-end tests, on a lab of their own (root)
 	$(CARGO) build --bin lab --bin virtctl --test e2e
 	$(CARGO) test --test e2e
 
