@@ -1,5 +1,10 @@
 //! The merged spec: class, then VM, then defaults.
 
+mod difference;
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Toleration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -7,13 +12,17 @@ use crate::class::VirtualMachineClassSpec;
 use crate::common::{FirmwareType, MachineType, NetworkKind, NetworkRef};
 use crate::names;
 use crate::quantity::{Quantity, QuantityError};
-use crate::vm::{Disk, DiskBus, NicModel, VirtualMachineSpec};
+use crate::vm::{CloudInit, Disk, DiskBus, NicModel, VirtualMachineSpec};
+
+pub use difference::{Differences, differences};
 
 /// CPU that the scheduler reserves for a virtual CPU, in thousandths, where nothing else is said.
 pub const DEFAULT_MILLIS_PER_CPU: u64 = 100;
+/// Digits of a digest that is compared, not trusted.
+const DIGEST_CHARS: usize = 16;
 
 /// What a domain is made from: nothing in it is left to a default.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EffectiveSpec {
     /// Number of virtual CPUs.
@@ -32,9 +41,50 @@ pub struct EffectiveSpec {
     /// Network interfaces, in the guest's order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub networks: Vec<EffectiveNetwork>,
-    /// Whether a cloud-init seed is attached.
+    /// The cloud-init seed, if one is attached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<EffectiveSeed>,
+    /// What the placement pod was made from.
     #[serde(default, skip_serializing_if = "crate::common::is_default")]
-    pub cloud_init: bool,
+    pub placement: EffectivePlacement,
+}
+
+/// The inline data of a cloud-init seed: enough to notice a change, and not the data.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EffectiveSeed {
+    /// First hexadecimal digits of the SHA-256 of cloudInit.userData.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_data_digest: Option<String>,
+    /// First hexadecimal digits of the SHA-256 of cloudInit.networkData.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_data_digest: Option<String>,
+}
+
+/// What the spec gives the placement pod. A restart keeps the pod, and with it all of this; a VM that was off gets a
+/// new one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EffectivePlacement {
+    /// The placement (status.placement.epoch) that it was.
+    #[serde(default, skip_serializing_if = "crate::common::is_default")]
+    pub epoch: i64,
+    /// CPU request, where one is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_request: Option<Quantity>,
+    /// Labels that the node must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints that the VM tolerates.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub tolerations: Vec<Toleration>,
+    /// PriorityClass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority_class_name: Option<String>,
+    /// Secret of the user data, which the pod brings to the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_data_secret_name: Option<String>,
 }
 
 /// A disk of the merged spec.
@@ -127,15 +177,39 @@ pub fn merge(
         uuid: vm.firmware.as_ref().and_then(|f| f.uuid.clone()).unwrap_or_else(|| vm_uid.to_owned()),
         disks: vm.disks.iter().map(|disk| effective_disk(vm_name, disk)).collect(),
         networks,
-        cloud_init: vm.cloud_init.is_some(),
+        seed: vm.cloud_init.as_ref().map(seed),
+        placement: placement(vm, class),
     })
+}
+
+fn seed(cloud_init: &CloudInit) -> EffectiveSeed {
+    let digest = |text: &Option<String>| text.as_ref().map(|text| names::short_hash(text, DIGEST_CHARS));
+    EffectiveSeed {
+        user_data_digest: digest(&cloud_init.user_data),
+        network_data_digest: digest(&cloud_init.network_data),
+    }
+}
+
+fn placement(vm: &VirtualMachineSpec, class: Option<&VirtualMachineClassSpec>) -> EffectivePlacement {
+    let wanted = vm.placement.clone().unwrap_or_default();
+    EffectivePlacement {
+        epoch: 0,
+        cpu_request: cpu_request(vm, class),
+        node_selector: wanted.node_selector,
+        tolerations: wanted.tolerations,
+        priority_class_name: wanted.priority_class_name,
+        user_data_secret_name: vm.cloud_init.as_ref().and_then(|init| init.user_data_secret_name.clone()),
+    }
+}
+
+fn cpu_request(vm: &VirtualMachineSpec, class: Option<&VirtualMachineClassSpec>) -> Option<Quantity> {
+    vm.cpu.as_ref().and_then(|c| c.request.clone()).or_else(|| class?.cpu.as_ref()?.request.clone())
 }
 
 /// CPU that the scheduler reserves for the VM, in thousandths.
 pub fn cpu_request_millis(vm: &VirtualMachineSpec, class: Option<&VirtualMachineClassSpec>) -> Result<u64, MergeError> {
-    let request = vm.cpu.as_ref().and_then(|c| c.request.clone()).or_else(|| class?.cpu.as_ref()?.request.clone());
     let cores = vm.cpu.as_ref().and_then(|c| c.cores).or_else(|| class?.cpu.as_ref()?.cores).unwrap_or(1);
-    match request {
+    match cpu_request(vm, class) {
         Some(request) => request.millis().map_err(|e| MergeError::Quantity("spec.cpu.request", e)),
         None => Ok(u64::from(cores) * DEFAULT_MILLIS_PER_CPU),
     }
@@ -153,41 +227,6 @@ fn effective_disk(vm_name: &str, disk: &Disk) -> EffectiveDisk {
         bus: disk.bus,
         boot_order: disk.boot_order,
     }
-}
-
-/// The paths, in the merged spec, of what differs between `running` and `wanted`; sorted, empty when nothing does.
-pub fn differing_paths(running: &EffectiveSpec, wanted: &EffectiveSpec) -> Vec<String> {
-    let (Ok(a), Ok(b)) = (serde_json::to_value(running), serde_json::to_value(wanted)) else { return Vec::new() };
-    let mut paths = Vec::new();
-    differences("", &a, &b, &mut paths);
-    paths.sort();
-    paths
-}
-
-fn differences(path: &str, a: &serde_json::Value, b: &serde_json::Value, out: &mut Vec<String>) {
-    use serde_json::Value::{Array, Null, Object};
-    match (a, b) {
-        (Object(left), Object(right)) => {
-            let keys: std::collections::BTreeSet<_> = left.keys().chain(right.keys()).collect();
-            for key in keys {
-                let child = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                differences(&child, left.get(key).unwrap_or(&Null), right.get(key).unwrap_or(&Null), out);
-            }
-        }
-        // Disks and networks are lists by name, and their order is what the guest sees.
-        (Array(left), Array(right)) if names_of(left) == names_of(right) => {
-            for (index, (x, y)) in left.iter().zip(right).enumerate() {
-                let name = x.get("name").and_then(|n| n.as_str()).map_or_else(|| index.to_string(), str::to_owned);
-                differences(&format!("{path}[{name}]"), x, y, out);
-            }
-        }
-        (a, b) if a == b => {}
-        _ => out.push(path.to_owned()),
-    }
-}
-
-fn names_of(list: &[serde_json::Value]) -> Vec<Option<&str>> {
-    list.iter().map(|item| item.get("name").and_then(|n| n.as_str())).collect()
 }
 
 #[cfg(test)]
@@ -224,23 +263,5 @@ mod tests {
         assert_eq!(merge("web", "uid", &spec, None, None), Err(MergeError::NoDefaultNetwork("lan".into())));
         let merged = merge("web", "uid", &spec, None, Some("default")).unwrap();
         assert_eq!(merged.networks[0].network_name, "default");
-    }
-
-    #[test]
-    fn differences_are_paths() {
-        let base = merge("web", "uid", &vm("{memory: {size: 1Gi}, disks: [{name: root, diskName: a}]}"), None, None);
-        let more = merge(
-            "web",
-            "uid",
-            &vm("{memory: {size: 2Gi}, disks: [{name: root, diskName: a, bus: sata}]}"),
-            None,
-            None,
-        );
-        let (base, more) = (base.unwrap(), more.unwrap());
-        assert_eq!(differing_paths(&base, &more), ["disks[root].bus", "memory"]);
-        assert!(differing_paths(&base, &base).is_empty());
-        let mut added = base.clone();
-        added.disks.clear();
-        assert_eq!(differing_paths(&base, &added), ["disks"]);
     }
 }

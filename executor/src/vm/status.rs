@@ -22,7 +22,7 @@ use crate::host::NotYet;
 const CONDITIONS: [&str; 5] = [READY, RESTART_REQUIRED, AGENT_CONNECTED, ADDRESSES_KNOWN, HOST_RELEASED];
 
 /// What this task knows by itself: over what the status says, which may be older, or not have it yet.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Own {
     /// The last stop that this task has seen.
     pub last_stop: Option<LastStop>,
