@@ -3,7 +3,7 @@
 # `make demo` builds what this needs and runs it; `make demo-down` takes everything away again.
 #
 #   LAB_KUBECONFIG   install on this existing cluster instead of a lab (and start no VM there)
-#   REGISTRY         where that cluster pulls the images from; as in `make yamls REGISTRY=…`
+#                    where it gets the images from, yamls/ says: see `make yamls REGISTRY=…`
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 
@@ -13,31 +13,70 @@ die() { printf '\ndemo: %s\n' "$*" >&2; exit 1; }
 # Output of a step is shown only if it fails.
 quietly() { local log; log=$(mktemp); if ! "$@" >"$log" 2>&1; then cat "$log" >&2; rm -f "$log"; die "failed: $*"; fi; rm -f "$log"; }
 
-lab=$PWD/target/release/lab
-virtctl=$PWD/target/release/virtctl
-version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+programs=$(readlink -m "${CARGO_TARGET_DIR:-target}")/release
+lab=$programs/lab
+virtctl=$programs/virtctl
 
-install_on() { # install_on KUBECTL..: the manifests, and wait until controller and executors are there
+# The manifests, and wait until controller and executors are there.
+install_on() { # install_on KUBECTL..
   "$@" apply -f yamls/ >/dev/null
-  "$@" -n kubevmm-system rollout status deployment/kubevmm-controller --timeout=180s >/dev/null
-  "$@" -n kubevmm-system rollout status daemonset/kubevmm-executor --timeout=180s >/dev/null
+  rolled_out deployment/kubevmm-controller "$@"
+  rolled_out daemonset/kubevmm-executor "$@"
   "$@" wait hypervisors.kubevmm.io --all --for=create --timeout=60s >/dev/null
 }
+
+# Waits until all pods are there; stops as soon as a node says that it cannot have an image.
+rolled_out() { # rolled_out KIND/NAME KUBECTL..
+  local what=$1 deadline=$((SECONDS + 180)) missing
+  shift
+  until "$@" -n kubevmm-system rollout status "$what" --timeout=5s >/dev/null 2>&1; do
+    missing=$(images_missing "$@")
+    [ -z "$missing" ] || die "nodes that cannot have their image:
+$missing
+Import the archives on every node (ctr -n k8s.io images import out/images/NAME.tar), or push them to a registry and say
+where they are with \`make yamls REGISTRY=…\`; see README.md. Then run this again."
+    [ $SECONDS -lt $deadline ] || die "$what is not there after 180 s: look at \`kubectl -n kubevmm-system describe pods\`"
+  done
+}
+
+# "NODE IMAGE REASON", a line each. A list of what nodes have would not do: a node reports its largest 50 images only.
+# A pull that has failed once (ErrImagePull) is tried again; after that it backs off.
+images_missing() { # images_missing KUBECTL..
+  "$@" -n kubevmm-system get pods -o jsonpath='{range .items[*]}{range .status.containerStatuses[*]}{.image} {.state.waiting.reason} {end}{.spec.nodeName}{"\n"}{end}' |
+    awk '$2 ~ /^(ErrImageNeverPull|ImagePullBackOff|InvalidImageName)$/ { print "  " $3 " " $1 " " $2 }' | sort -u
+}
+
+# No pod of the installation runs the image of the placement pods: one on each node shows whether it is there.
+try_pause() { # try_pause KUBECTL..
+  local image
+  image=$(sed -n 's/.*KUBEVMM_PAUSE_IMAGE, value: "\(.*\)".*/\1/p' yamls/40-controller.yaml)
+  "$@" apply -f - >/dev/null <<YAML
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: kubevmm-try-pause, namespace: kubevmm-system}
+spec:
+  selector: {matchLabels: {app: kubevmm-try-pause}}
+  template:
+    metadata: {labels: {app: kubevmm-try-pause}}
+    spec:
+      automountServiceAccountToken: false
+      nodeSelector: {kubernetes.io/os: linux}
+      tolerations: [{operator: Exists}]
+      terminationGracePeriodSeconds: 0
+      containers: [{name: pause, image: "$image", imagePullPolicy: IfNotPresent}]
+YAML
+  (rolled_out daemonset/kubevmm-try-pause "$@") || { remove_try_pause "$@"; exit 1; }
+  remove_try_pause "$@"
+}
+remove_try_pause() { "$@" -n kubevmm-system delete daemonset kubevmm-try-pause --ignore-not-found >/dev/null; }
 
 if [ -n "${LAB_KUBECONFIG:-}" ]; then
   export KUBECONFIG=$LAB_KUBECONFIG
   kubectl=$(command -v kubectl) || die "kubectl is not on the PATH"
-  prefix=${REGISTRY:+$REGISTRY/}
-  images=$("$kubectl" get nodes -o jsonpath='{.items[*].status.images[*].names[*]}')
-  for image in controller executor pause; do
-    case " $images " in
-      *"${prefix}kubevmm/$image:$version "*) ;;
-      *) die "no node of this cluster has the image ${prefix}kubevmm/$image:$version: import out/images/$image.tar on every node
-      (ctr -n k8s.io images import out/images/$image.tar), or push it to a registry and run \`make yamls REGISTRY=…\`; see README.md" ;;
-    esac
-  done
-  say "installing on the cluster of $LAB_KUBECONFIG"
+  say "installing on the cluster of $LAB_KUBECONFIG: kubectl apply -f yamls/"
   install_on "$kubectl"
+  say "looking whether each node can have the image of the placement pods"
+  try_pause "$kubectl"
   "$kubectl" get hypervisors
   say "installed. Next: $virtctl run --help, and yamls/examples/"
   exit 0
@@ -80,7 +119,7 @@ ssh_options="-i /root/demo-key -o StrictHostKeyChecking=no -o UserKnownHostsFile
 "$lab" exec "$node" -- ssh $ssh_options "root@$address" 'echo "hello from $(hostname): $(uname -sr), $(uptime)"'
 
 say "from apply to libvirt's \"started\", the image being on the host, beside virsh's own define + start"
-target/release/kubevmm-bench
+"$programs/kubevmm-bench"
 
 say "done. The guest is $address on $node."
 cat <<NEXT

@@ -1,0 +1,97 @@
+//! The shell scripts, with programs of the test's own in the place of kubectl.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use tempfile::TempDir;
+
+/// A directory of programs, and what they were called with.
+struct Programs(TempDir);
+
+impl Programs {
+    fn new() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+
+    /// A shell script; `calls` beside it gets its arguments.
+    fn add(&self, name: &str, script: &str) {
+        let path = self.path(name);
+        fs::write(&path, format!("#!/bin/bash\necho {name} \"$*\" >>\"${{0%/*}}/calls\"\n{script}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn calls(&self) -> String {
+        fs::read_to_string(self.path("calls")).unwrap_or_default()
+    }
+
+    fn run(&self, script: &str) -> Output {
+        let path = format!("{}:{}", self.0.path().display(), std::env::var("PATH").unwrap());
+        Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(script))
+            .env("PATH", path)
+            .env("LAB_KUBECONFIG", "/nowhere")
+            .output()
+            .unwrap()
+    }
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// A cluster on which what is rolled out gets ready, but the one that is named.
+fn cluster(stuck: &str, pods: &str) -> Programs {
+    let programs = Programs::new();
+    programs.add(
+        "kubectl",
+        &format!(
+            "case \"$*\" in
+               *'rollout status {stuck}'*) exit 1 ;;
+               *'get pods'*) echo '{pods}' ;;
+               *'apply -f -'*) cat >\"${{0%/*}}/applied\" ;;
+             esac"
+        ),
+    );
+    programs
+}
+
+#[test]
+fn a_demo_on_an_existing_cluster_tries_every_image_on_every_node() {
+    let programs = cluster("nothing", "");
+    let output = programs.run("demo.sh");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let calls = programs.calls();
+    for what in ["deployment/kubevmm-controller", "daemonset/kubevmm-executor", "daemonset/kubevmm-try-pause"] {
+        assert!(calls.contains(&format!("rollout status {what}")), "{calls}");
+    }
+    assert!(fs::read_to_string(programs.path("applied")).unwrap().contains("kubevmm/pause:"));
+    assert!(calls.contains("delete daemonset kubevmm-try-pause"), "{calls}");
+}
+
+#[test]
+fn a_demo_on_an_existing_cluster_stops_with_advice_when_a_node_lacks_an_image() {
+    let there = "kubevmm/executor:0.1.0  n1";
+    let output = cluster(
+        "daemonset/kubevmm-executor",
+        &format!("{there}\nkubevmm/executor:0.1.0 ImagePullBackOff n2\nkubevmm/executor:0.1.0 ErrImagePull n3"),
+    )
+    .run("demo.sh");
+    assert_eq!(output.status.code(), Some(1));
+    let message = stderr(&output);
+    assert!(message.contains("\n  n2 kubevmm/executor:0.1.0 ImagePullBackOff\n"), "{message}");
+    assert!(!message.contains("n1 ") && !message.contains("n3 "), "a pull may fail once: {message}");
+    assert!(message.contains("make yamls REGISTRY=") && message.contains("images import"), "{message}");
+
+    let programs = cluster("daemonset/kubevmm-try-pause", "kubevmm/pause:0.1.0 ErrImageNeverPull n1");
+    let output = programs.run("demo.sh");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("n1 kubevmm/pause:0.1.0 ErrImageNeverPull"), "{}", stderr(&output));
+    assert!(programs.calls().contains("delete daemonset kubevmm-try-pause"), "what it tried with is taken away");
+}
