@@ -1,10 +1,10 @@
-//! The shell scripts, with programs of the test's own in the place of kubectl.
+//! The shell scripts, with programs of the test's own in the place of kubectl and apt.
 
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Child, Command, Output},
 };
 
 use tempfile::TempDir;
@@ -94,4 +94,53 @@ fn a_demo_on_an_existing_cluster_stops_with_advice_when_a_node_lacks_an_image() 
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("n1 kubevmm/pause:0.1.0 ErrImageNeverPull"), "{}", stderr(&output));
     assert!(programs.calls().contains("delete daemonset kubevmm-try-pause"), "what it tried with is taken away");
+}
+
+/// A process with the name of libvirt's daemon.
+struct Libvirtd(Child);
+
+impl Libvirtd {
+    fn start(programs: &Programs) -> Self {
+        let path = programs.path("libvirtd");
+        fs::copy("/bin/sleep", &path).unwrap();
+        Self(Command::new(path).arg("60").spawn().unwrap())
+    }
+}
+
+impl Drop for Libvirtd {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A machine without libvirt-dev, on which installing it does what `simulated` says.
+fn machine(simulated: &str) -> Programs {
+    let programs = Programs::new();
+    programs.add("dpkg-query", "[[ $* == *libvirt-dev ]] || echo 'install ok installed'");
+    programs.add("apt-get", &format!("[[ $* != *--simulate* ]] || echo '{simulated}'"));
+    programs.add("id", "echo 0");
+    programs
+}
+
+#[test]
+fn libvirt_is_never_changed_under_its_daemon() {
+    let other_version = "Inst libvirt0 [9.0.0-4] (9.0.0-4+deb12u2 Debian:12.11 [amd64])";
+    let programs = machine(other_version);
+    let libvirtd = Libvirtd::start(&programs);
+    let output = programs.run("deps.sh");
+    assert_eq!(output.status.code(), Some(1));
+    let message = stderr(&output);
+    assert!(message.contains(&format!("libvirtd (process {})", libvirtd.0.id())), "{message}");
+    assert!(message.contains("libvirt0 [9.0.0-4]") && message.contains("libvirt-dev="), "{message}");
+    assert!(!programs.calls().contains("install -y"), "{}", programs.calls());
+
+    // A new library beside what is there is no change of it.
+    for simulated in ["Inst libvirt0 (9.0.0-4 Debian:12.11 [amd64])", "Inst libvirt-dev (9.0.0-4 Debian:12.11 [amd64])"]
+    {
+        let programs = machine(simulated);
+        assert!(programs.run("deps.sh").status.success());
+        assert!(programs.calls().contains("install -y"), "{}", programs.calls());
+    }
+    drop(libvirtd);
 }
