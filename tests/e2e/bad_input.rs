@@ -1,11 +1,9 @@
 //! What is wrong is refused at once with the field's path, or shown as a condition that clears by itself when the
 //! cause goes away. Nothing else is disturbed, nothing is left behind.
 
-use std::fs;
-use std::path::PathBuf;
-
 use anyhow::{Context, Result, anyhow, ensure};
-use kubevmm_tests::{Json, Space, Vm, api, wait_for, within};
+use kubevmm_tests::server::{Answer, Server};
+use kubevmm_tests::{Bystander, Json, Space, Vm, api, wait_for, within};
 
 kubevmm_tests::stories! { alone: false;
     what_the_schema_refuses,
@@ -15,86 +13,134 @@ kubevmm_tests::stories! { alone: false;
     what_is_taken,
 }
 
-/// What is wrong, the change that makes it so, and what the refusal must say.
-const REFUSED_VMS: &[(&str, &str, &str)] = &[
-    ("memory of zero", "spec: {memory: {size: '0'}}", "spec.memory.size"),
-    ("negative memory", "spec: {memory: {size: -1Gi}}", "spec.memory.size"),
-    ("huge memory", "spec: {memory: {size: 2Ei}}", "spec.memory.size"),
-    ("memory that is no size", "spec: {memory: {size: much}}", "spec.memory.size"),
-    ("no memory and no class", "spec: {memory: null}", "spec.memory.size"),
-    ("no CPU", "spec: {cpu: {cores: 0}}", "spec.cpu.cores"),
-    ("half a CPU", "spec: {cpu: {cores: 0.5}}", "spec.cpu.cores"),
-    ("too many CPUs", "spec: {cpu: {cores: 513}}", "spec.cpu.cores"),
-    ("a disk of size zero", "spec: {disks: [{name: a, template: {size: '0', source: {blank: {}}}}]}", "size"),
-    ("a disk of negative size", "spec: {disks: [{name: a, template: {size: -5Gi, source: {blank: {}}}}]}", "size"),
-    ("a huge disk", "spec: {disks: [{name: a, template: {size: 5Ei, source: {blank: {}}}}]}", "size"),
-    ("a blank disk without size", "spec: {disks: [{name: a, template: {source: {blank: {}}}}]}", "size is required"),
-    ("a disk from nowhere", "spec: {disks: [{name: a, template: {size: 1Gi, source: {}}}]}", "blank and image"),
-    ("a disk of nothing", "spec: {disks: [{name: a}]}", "template"),
+/// What is wrong, the change that makes it so, and what the refusal must say: the field's path, with the colon that
+/// ends it, and where the rule is about a whole object, which of its fields.
+const REFUSED_VMS: &[(&str, &str, &[&str])] = &[
+    ("memory of zero", "spec: {memory: {size: '0'}}", &["spec.memory.size:"]),
+    ("negative memory", "spec: {memory: {size: -1Gi}}", &["spec.memory.size:"]),
+    ("huge memory", "spec: {memory: {size: 2Ei}}", &["spec.memory.size:"]),
+    ("memory that is no size", "spec: {memory: {size: much}}", &["spec.memory.size:"]),
+    ("no memory and no class", "spec: {memory: null}", &["spec:", "spec.memory.size is required"]),
+    ("no CPU", "spec: {cpu: {cores: 0}}", &["spec.cpu.cores:"]),
+    ("half a CPU", "spec: {cpu: {cores: 0.5}}", &["spec.cpu.cores:"]),
+    ("too many CPUs", "spec: {cpu: {cores: 513}}", &["spec.cpu.cores:"]),
+    (
+        "a disk of size zero",
+        "spec: {disks: [{name: a, template: {size: '0', source: {blank: {}}}}]}",
+        &["spec.disks[0].template.size:"],
+    ),
+    (
+        "a disk of negative size",
+        "spec: {disks: [{name: a, template: {size: -5Gi, source: {blank: {}}}}]}",
+        &["spec.disks[0].template.size:"],
+    ),
+    (
+        "a huge disk",
+        "spec: {disks: [{name: a, template: {size: 5Ei, source: {blank: {}}}}]}",
+        &["spec.disks[0].template.size:"],
+    ),
+    (
+        "a blank disk without size",
+        "spec: {disks: [{name: a, template: {source: {blank: {}}}}]}",
+        &["spec.disks[0].template:", "size is required"],
+    ),
+    (
+        "a disk from nowhere",
+        "spec: {disks: [{name: a, template: {size: 1Gi, source: {}}}]}",
+        &["spec.disks[0].template.source:", "exactly one of blank and image"],
+    ),
+    ("a disk of nothing", "spec: {disks: [{name: a}]}", &["spec.disks[0]:", "exactly one of template"]),
     (
         "a disk of two things",
         "spec: {disks: [{name: a, diskName: b, template: {size: 1Gi, source: {blank: {}}}}]}",
-        "template",
+        &["spec.disks[0]:", "exactly one of template"],
     ),
-    ("two disks of one name", "spec: {disks: [{name: a, diskName: b}, {name: a, diskName: c}]}", "spec.disks"),
-    ("two NICs of one name", "spec: {networks: [{name: a}, {name: a}]}", "spec.networks"),
+    ("two disks of one name", "spec: {disks: [{name: a, diskName: b}, {name: a, diskName: c}]}", &["spec.disks:"]),
+    ("two NICs of one name", "spec: {networks: [{name: a}, {name: a}]}", &["spec.networks:"]),
     (
         "two NICs of one MAC address",
         "spec: {networks: [{name: a, macAddress: '02:00:00:00:00:0a'}, {name: b, macAddress: '02:00:00:00:00:0A'}]}",
-        "spec.networks",
+        &["spec.networks:", "macAddress"],
     ),
-    ("a multicast MAC address", "spec: {networks: [{name: a, macAddress: '01:00:5e:00:00:01'}]}", "macAddress"),
-    ("a strange run strategy", "spec: {runStrategy: Sometimes}", "spec.runStrategy"),
-    ("a negative grace period", "spec: {terminationGracePeriodSeconds: -1}", "spec.terminationGracePeriodSeconds"),
-    ("user data twice", "spec: {cloudInit: {userData: a, userDataSecretName: b}}", "cloudInit.userData"),
-    ("a field that is none", "spec: {colour: red}", "colour"),
-    ("a class name that is none", "spec: {className: 'No Such'}", "spec.className"),
-    ("a UUID that is none", "spec: {firmware: {uuid: '1234'}}", "spec.firmware.uuid"),
+    (
+        "a multicast MAC address",
+        "spec: {networks: [{name: a, macAddress: '01:00:5e:00:00:01'}]}",
+        &["spec.networks[0].macAddress:"],
+    ),
+    ("a strange run strategy", "spec: {runStrategy: Sometimes}", &["spec.runStrategy:"]),
+    ("a negative grace period", "spec: {terminationGracePeriodSeconds: -1}", &["spec.terminationGracePeriodSeconds:"]),
+    (
+        "user data twice",
+        "spec: {cloudInit: {userData: a, userDataSecretName: b}}",
+        &["spec.cloudInit:", "cloudInit.userData and cloudInit.userDataSecretName"],
+    ),
+    ("a field that is none", "spec: {colour: red}", &["spec.colour:"]),
+    ("a class name that is none", "spec: {className: 'No Such'}", &["spec.className:"]),
+    ("a UUID that is none", "spec: {firmware: {uuid: '1234'}}", &["spec.firmware.uuid:"]),
     (
         "a name of 64 characters",
         "metadata: {name: a123456789a123456789a123456789a123456789a123456789a123456789a123}",
-        "metadata.name",
+        &["metadata.name must be"],
     ),
-    ("a name with a dot", "metadata: {name: a.b}", "metadata.name"),
+    ("a name with a dot", "metadata: {name: a.b}", &["metadata.name must be"]),
 ];
 
 /// The same of other kinds: the whole manifest.
-const REFUSED_OBJECTS: &[(&str, &str, &str)] = &[
+const REFUSED_OBJECTS: &[(&str, &str, &[&str])] = &[
     (
         "an image by ftp",
         "kind: VirtualMachineImage\nspec: {source: {http: {url: 'ftp://a/b'}}}",
-        "spec.source.http.url",
+        &["spec.source.http.url:"],
     ),
     (
         "a checksum that is none",
         "kind: VirtualMachineImage\nspec: {source: {http: {url: 'http://a/b'}}, checksum: 'md5:1'}",
-        "spec.checksum",
+        &["spec.checksum:"],
     ),
     (
         "a pool of two kinds",
         "kind: VirtualMachineStoragePool\nspec: {dir: {path: /a/b}, existing: {name: c}}",
-        "exactly one",
+        &["spec:", "exactly one of dir"],
     ),
-    ("a pool at no absolute path", "kind: VirtualMachineStoragePool\nspec: {dir: {path: a/b}}", "spec.dir.path"),
-    ("a pool that climbs", "kind: VirtualMachineStoragePool\nspec: {dir: {path: /a/../etc}}", "spec.dir.path"),
-    ("a subnet that is none", "kind: VirtualMachineNetwork\nspec: {nat: {subnet: 300.0.0.0/24}}", "spec.nat.subnet"),
-    ("a subnet that is a host", "kind: VirtualMachineNetwork\nspec: {nat: {subnet: 10.0.0.7/24}}", "spec.nat.subnet"),
-    ("a cluster network of nothing", "kind: ClusterVirtualMachineNetwork\nspec: {}", "exactly one"),
-    ("a disk of a bad size", "kind: VirtualMachineDisk\nspec: {size: 1Ki, source: {blank: {}}}", "spec.size"),
+    ("a pool at no absolute path", "kind: VirtualMachineStoragePool\nspec: {dir: {path: a/b}}", &["spec.dir.path:"]),
+    ("a pool that climbs", "kind: VirtualMachineStoragePool\nspec: {dir: {path: /a/../etc}}", &["spec.dir.path:"]),
+    (
+        "a subnet that is none",
+        "kind: VirtualMachineNetwork\nspec: {nat: {subnet: 300.0.0.0/24}}",
+        &["spec.nat.subnet:"],
+    ),
+    (
+        "a subnet that is a host",
+        "kind: VirtualMachineNetwork\nspec: {nat: {subnet: 10.0.0.7/24}}",
+        &["spec.nat.subnet:"],
+    ),
+    (
+        "a cluster network of nothing",
+        "kind: ClusterVirtualMachineNetwork\nspec: {}",
+        &["spec:", "exactly one of nat and existing"],
+    ),
+    ("a disk of a bad size", "kind: VirtualMachineDisk\nspec: {size: 1Ki, source: {blank: {}}}", &["spec.size:"]),
 ];
 
 fn what_the_schema_refuses(space: &Space) -> Result<()> {
-    for (what, change, path) in REFUSED_VMS {
+    for (what, change, words) in REFUSED_VMS {
         let refusal = space.blank("bad").with(change).is_refused().with_context(|| (*what).to_owned())?;
-        ensure!(refusal.contains(path), "{what}: the refusal does not name {path}: {refusal}");
+        names(what, &refusal, words)?;
     }
-    for (what, manifest, path) in REFUSED_OBJECTS {
+    for (what, manifest, words) in REFUSED_OBJECTS {
         let yaml = format!("apiVersion: kubevmm.io/v1beta1\nmetadata: {{name: bad}}\n{manifest}");
         let refusal = space.apply(&yaml).err().with_context(|| format!("{what} was accepted"))?.to_string();
-        ensure!(refusal.contains(path), "{what}: the refusal does not name {path}: {refusal}");
+        names(what, &refusal, words)?;
     }
     let left = space.api().list(api::VM, &space.namespace)?;
     ensure!(left.is_empty(), "a refused VM is there");
+    Ok(())
+}
+
+fn names(what: &str, refusal: &str, words: &[&str]) -> Result<()> {
+    for word in words {
+        ensure!(refusal.contains(word), "{what}: the refusal does not say {word:?}: {refusal}");
+    }
     Ok(())
 }
 
@@ -102,7 +148,7 @@ fn what_must_not_change(space: &Space) -> Result<()> {
     let vm = space.blank("web").with("spec: {runStrategy: Halted}").apply()?;
     vm.is_off()?;
     let refusal = vm.patch("{firmware: {uuid: 11111111-2222-4333-8444-555555555555}}").unwrap_err().to_string();
-    ensure!(refusal.contains("spec.firmware.uuid"), "{refusal}");
+    ensure!(refusal.contains("spec.firmware.uuid is immutable"), "{refusal}");
     wait_for("the VM's disk is there", within(30), || space.get(api::DISK, "web-root"))?;
     for (change, word) in [
         ("{size: 16Mi}", "size is immutable"),
@@ -113,7 +159,7 @@ fn what_must_not_change(space: &Space) -> Result<()> {
         let patch: Json = api::documents(change)?.remove(0);
         let changed = space.api().patch(api::DISK, &space.namespace, "web-root", &serde_json::json!({"spec": patch}));
         let refusal = changed.err().with_context(|| format!("{change} was accepted"))?.to_string();
-        ensure!(refusal.contains(word), "{change}: {refusal}");
+        names(change, &refusal, &["spec:", word])?;
     }
     Ok(())
 }
@@ -130,9 +176,7 @@ fn complains(vm: &Vm, reasons: &[&str], word: &str) -> Result<()> {
 }
 
 fn what_other_objects_lack(space: &Space) -> Result<()> {
-    let bystander = space.blank("bystander").apply()?;
-    bystander.is_ready()?;
-    let before = bystander.qemu()?;
+    let bystander = Bystander::of(space.guest("bystander").apply()?)?;
     let namespace = &space.namespace;
     let from =
         |image: &str| format!("spec: {{disks: [{{name: root, template: {{source: {{image: {{name: {image}}}}}}}}}]}}");
@@ -162,7 +206,7 @@ fn what_other_objects_lack(space: &Space) -> Result<()> {
         complains(vm, &[reason], word)?;
         vm.stays_off(0)?;
     }
-    ensure!(bystander.qemu()? == before, "another VM was disturbed");
+    bystander.has_noticed_nothing()?;
 
     // The causes go away.
     space.apply(&format!(
@@ -189,13 +233,13 @@ fn what_other_objects_lack(space: &Space) -> Result<()> {
         vm.is_ready()?;
     }
     space.cluster.kubectl(["label", "node", "h1", "story-node-"])?;
-    ensure!(bystander.qemu()? == before, "another VM was disturbed");
     for (vm, ..) in &vms {
         vm.delete()?;
     }
     for (vm, ..) in &vms {
         vm.is_gone()?;
     }
+    bystander.has_noticed_nothing()?;
     space.api().delete(api::CLASS, "", namespace)?;
     space.api().delete(api::POOL, "", namespace)?;
     space.api().wait_gone(api::POOL, "", namespace, within(60))
@@ -220,48 +264,59 @@ fn qcow2_with_backing_file(backing: &str) -> Vec<u8> {
     image
 }
 
-fn served(space: &Space, name: &str) -> (PathBuf, String) {
-    let file = format!("{}-{name}", space.namespace);
-    (space.cluster.lab.served_dir().join(&file), space.cluster.url(&file))
-}
+/// What a server does first, and by what reason that is told.
+const BAD_ANSWERS: &[(&str, Option<Bad>, &str)] = &[
+    ("late", None, "DownloadFailed"),
+    ("html", Some(|_| Answer::Page), "NotAnImage"),
+    ("cut", Some(Answer::Truncated), "DownloadFailed"),
+    ("based", Some(|_| Answer::File(qcow2_with_backing_file("/etc/shadow"))), "BackingFileRefused"),
+    ("sum", Some(|_| Answer::File(vec![8; 1 << 20])), "ChecksumMismatch"),
+    ("refused", None, "DownloadFailed"),
+    // The last one, for it takes the longest to be seen.
+    ("silent", Some(|_| Answer::Silence), "DownloadFailed"),
+];
+
+/// Makes a bad answer of the good file.
+type Bad = fn(Vec<u8>) -> Answer;
+
+/// The digest of 1 MiB of the byte 7.
+const GOOD_DIGEST: &str = "sha256:51b12eb838732b786b4d45c660a974ddf3860ae09084fd293fa6e5df46581a6c";
 
 fn what_servers_do_to_images(space: &Space) -> Result<()> {
+    let bystander = Bystander::of(space.guest("bystander").apply()?)?;
     let good = vec![7; 1 << 20];
-    let checksum = "checksum: 'sha256:ee9dbae1a10be7fa9d7b1e9d3f6e1ee0f4f4bfbb0b1a3c50f0ef9d0bb7c5a4f1'";
-    let (late_file, late) = served(space, "late.img");
-    let (based_file, based) = served(space, "based.qcow2");
-    fs::write(&based_file, qcow2_with_backing_file("/etc/shadow"))?;
-    let (sum_file, sum) = served(space, "sum.img");
-    fs::write(&sum_file, &good)?;
-    let url = |path: &str| space.cluster.url(path);
-    let cases: &[(&str, String, &str, &[&str])] = &[
-        ("late", late, "", &["DownloadFailed"]),
-        ("html", url("html/page.img"), "", &["NotAnImage"]),
-        ("truncated", url(&format!("truncated/tiny.qcow2?story={}", space.namespace)), "", &["DownloadFailed"]),
-        ("hanging", url("hang/x.img"), "", &["DownloadFailed"]),
-        ("refused", "http://127.0.0.1:9/x.img".into(), "", &["DownloadFailed"]),
-        ("based", based, "", &["BackingFileRefused"]),
-        ("sum", sum, checksum, &["ChecksumMismatch"]),
-    ];
+    let machine = space.cluster.lab.options().machine_address();
+    let (mut server, mut refusing) = (Server::closed(machine)?, Server::closed(machine)?);
+    server.open()?;
     let mut vms = Vec::new();
-    for (name, url, more, reasons) in cases {
+    for (name, bad, reason) in BAD_ANSWERS {
+        if let Some(bad) = bad {
+            server.answer(name, bad(good.clone()));
+        }
+        let url = if *name == "refused" { refusing.url(name) } else { server.url(name) };
+        let checksum = if *name == "sum" { format!("checksum: '{GOOD_DIGEST}'") } else { String::new() };
         space.apply(&format!(
             "apiVersion: kubevmm.io/v1beta1\nkind: VirtualMachineImage\nmetadata: {{name: {name}}}\n\
-             spec: {{source: {{http: {{url: '{url}'}}}}, {more}}}"
+             spec: {{source: {{http: {{url: '{url}'}}}}, {checksum}}}"
         ))?;
         let root = format!("spec: {{disks: [{{name: root, template: {{source: {{image: {{name: {name}}}}}}}}}]}}");
-        vms.push((space.blank(name).with(&root).apply()?, *name, *reasons));
+        vms.push((space.blank(name).with(&root).apply()?, *name, *reason));
     }
-    for (vm, name, reasons) in &vms {
-        image_fails(space, name, reasons)?;
-        complains(vm, reasons, "")?;
+    for (vm, name, reason) in &vms {
+        image_fails(space, name, reason)?;
+        complains(vm, &[reason], "")?;
         vm.stays_off(0)?;
+        // The cause goes away, at the same URL.
+        let server = if *name == "refused" { &mut refusing } else { &mut server };
+        server.answer(name, Answer::File(good.clone()));
+        if *name == "refused" {
+            server.open()?;
+        }
     }
-    // The causes go away: the file is there, the file is another one.
-    fs::write(&late_file, &good)?;
-    fs::write(&based_file, &good)?;
-    for name in ["late", "based"] {
-        space.vm(name).is_ready().with_context(|| format!("the image {name} is good now"))?;
+    for (vm, name, _) in &vms {
+        vm.is_ready().with_context(|| format!("the image {name} is good now"))?;
+        let image = space.condition(api::IMAGE, name, "Ready", "True", "")?;
+        ensure!(image["status"]["digest"] == GOOD_DIGEST, "{name}: {}", image["status"]);
     }
     for (vm, ..) in &vms {
         vm.delete()?;
@@ -269,23 +324,21 @@ fn what_servers_do_to_images(space: &Space) -> Result<()> {
     for (vm, ..) in &vms {
         vm.is_gone()?;
     }
-    for file in [late_file, based_file, sum_file] {
-        fs::remove_file(file)?;
-    }
-    Ok(())
+    bystander.has_noticed_nothing()
 }
 
-fn image_fails(space: &Space, name: &str, reasons: &[&str]) -> Result<()> {
-    let what = format!("is not Ready: one of {reasons:?}");
+fn image_fails(space: &Space, name: &str, reason: &str) -> Result<()> {
+    let what = format!("is not Ready: {reason}");
     let image = space.api().wait(api::IMAGE, &space.namespace, name, &what, within(90), |image| {
-        let (status, reason, _) = api::condition(image, "Ready");
-        status == "False" && reasons.contains(&reason)
+        let (status, why, _) = api::condition(image, "Ready");
+        (status, why) == ("False", reason)
     })?;
     let message = api::condition(&image, "Ready").2;
     if message.is_empty() { Err(anyhow!("no message")) } else { Ok(()) }
 }
 
 fn what_is_taken(space: &Space) -> Result<()> {
+    let bystander = Bystander::of(space.guest("bystander").apply()?)?;
     // Two VMs for one disk: the first keeps it.
     space.apply(
         "{apiVersion: kubevmm.io/v1beta1, kind: VirtualMachineDisk, metadata: {name: data}, \
@@ -345,5 +398,6 @@ fn what_is_taken(space: &Space) -> Result<()> {
     fifth.is_ready()?;
     fifth.vanishes()?;
     space.api().delete(api::CLUSTER_NETWORK, "", network)?;
-    space.api().wait_gone(api::CLUSTER_NETWORK, "", network, within(60))
+    space.api().wait_gone(api::CLUSTER_NETWORK, "", network, within(60))?;
+    bystander.has_noticed_nothing()
 }

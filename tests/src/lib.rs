@@ -24,6 +24,7 @@
 
 pub mod api;
 pub mod bench;
+pub mod bystander;
 pub mod cluster;
 pub mod dump;
 pub mod foreign;
@@ -32,11 +33,13 @@ pub mod harness;
 pub mod host;
 pub mod inventory;
 pub mod manifest;
+pub mod server;
 pub mod space;
 pub mod vm;
 pub mod wait;
 
 pub use api::{Json, Kind};
+pub use bystander::Bystander;
 pub use cluster::Cluster;
 pub use host::Host;
 pub use manifest::Manifest;
