@@ -28,6 +28,7 @@ pub mod pool;
 pub mod seed;
 pub mod seed_pool;
 pub mod store;
+mod turns;
 pub mod vm;
 
 pub use error::Error;

@@ -3,8 +3,7 @@
 //! A start that waits for its image asks for the seed again and again, and is given up half-way each time. So a seed is
 //! written by a task of its own, one at a time for each VM, and one that is there with the same bytes is left alone.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -17,6 +16,7 @@ use uuid::{Uuid, uuid};
 use crate::host::{Context, NotYet, SeedInput, Seeds};
 use crate::libvirt::{self, StoragePool};
 use crate::seed::Seed;
+use crate::turns::Turns;
 
 const NAME: &str = "kubevmm-system";
 const PATH: &str = "/var/lib/libvirt/kubevmm-system";
@@ -30,16 +30,14 @@ pub struct SeedPool {
     turn: Arc<tokio::sync::Mutex<()>>,
     /// Shared by those who write a seed, held alone by the one who may take the empty pool away.
     in_use: Arc<tokio::sync::RwLock<()>>,
-    written: Arc<Mutex<HashMap<String, Turn>>>,
+    /// By the VM's UID: the digest of the bytes that were written last.
+    written: Turns<Option<[u8; 32]>>,
 }
-
-/// The turn of one VM's seed, with the digest of the bytes that were written last.
-type Turn = Arc<tokio::sync::Mutex<Option<[u8; 32]>>>;
 
 impl SeedPool {
     /// The pool on `context`'s host; made with its first seed.
     pub fn new(context: Context) -> Self {
-        Self { context, turn: Arc::default(), in_use: Arc::default(), written: Arc::default() }
+        Self { context, turn: Arc::default(), in_use: Arc::default(), written: Turns::default() }
     }
 
     async fn pool(&self) -> Result<StoragePool, NotYet> {
@@ -79,8 +77,7 @@ impl SeedPool {
         .to_image()
         .map_err(|error| NotYet::backoff("SeedFailed", format!("cannot make the cloud-init seed: {error}")))?;
         let digest: [u8; 32] = Sha256::digest(&bytes).into();
-        let turn = self.turn_of(&seed.uid);
-        let mut written = turn.lock().await;
+        let mut written = self.written.take(&seed.uid).await;
         let _in_use = self.in_use.read().await;
         let pool = self.pool().await?;
         let name = names::seed_volume(&seed.uid);
@@ -107,15 +104,15 @@ impl SeedPool {
         Ok(volume.path().await?)
     }
 
-    fn turn_of(&self, uid: &str) -> Turn {
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(written.entry(uid.to_owned()).or_default())
+    async fn delete(&self, uid: &str) -> Result<(), NotYet> {
+        let mut written = self.written.take(uid).await;
+        *written = None;
+        self.delete_alone(uid).await?;
+        self.written.end(uid, written);
+        Ok(())
     }
 
-    async fn delete(&self, uid: &str) -> Result<(), NotYet> {
-        let turn = self.turn_of(uid);
-        let mut written = turn.lock().await;
-        *written = None;
+    async fn delete_alone(&self, uid: &str) -> Result<(), NotYet> {
         let _alone = self.in_use.write().await;
         let connection = self.context.libvirt.connection()?;
         let Some(pool) = connection.lookup_storage_pool(ID).await? else { return Ok(()) };
@@ -131,8 +128,6 @@ impl SeedPool {
             pool.destroy().await?;
             pool.undefine().await?;
         }
-        drop(written);
-        self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
         Ok(())
     }
 }

@@ -2,8 +2,6 @@
 
 mod decide;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -22,6 +20,7 @@ use crate::host::{Context, DiskOnHost, NotYet, Storage};
 use crate::image::Images;
 use crate::libvirt::StorageVol;
 use crate::pool::{Pools, UsablePool, find_volume};
+use crate::turns::Turns;
 
 /// More steps than any disk needs.
 const MOST_STEPS: usize = 6;
@@ -36,14 +35,13 @@ pub struct Disks {
     pools: Pools,
     images: Images,
     /// One turn at a time for each disk.
-    turns: Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>>,
+    turns: Turns,
 }
 
 impl Storage for Disks {
     fn ensure_disk<'a>(&'a self, disk: &'a VirtualMachineDisk) -> BoxFuture<'a, Result<DiskOnHost, NotYet>> {
         async move {
-            let turn = self.turn(disk);
-            let _turn = turn.lock().await;
+            let _turn = self.turns.take(&key(disk)).await;
             self.ensure(disk.clone()).await
         }
         .boxed()
@@ -53,7 +51,7 @@ impl Storage for Disks {
 impl Disks {
     /// The disks of `context`'s host.
     pub fn new(context: Context, pools: Pools, images: Images) -> Self {
-        Self { context, pools, images, turns: Arc::default() }
+        Self { context, pools, images, turns: Turns::default() }
     }
 
     /// Deletes the volumes of deleted disks, for ever.
@@ -198,8 +196,7 @@ impl Disks {
         if farewell == Farewell::Nothing {
             return true;
         }
-        let turn = self.turn(disk);
-        let _turn = turn.lock().await;
+        let turn = self.turns.take(&key(disk)).await;
         let outcome = match farewell {
             Farewell::Delete => self.delete(disk).await,
             Farewell::Nothing | Farewell::Release => Ok("its volume stays in its pool"),
@@ -211,8 +208,7 @@ impl Disks {
         let volume_name = disk.status.as_ref().and_then(|status| status.volume_name.clone()).unwrap_or_default();
         let written = self.write(disk, &volume_name, None, condition).await;
         if outcome.is_ok() && written.is_ok() {
-            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-            turns.remove(&key(disk));
+            self.turns.end(&key(disk), turn);
         }
         outcome.is_ok() && written.is_ok()
     }
@@ -273,11 +269,6 @@ impl Disks {
 
     fn api(&self, disk: &VirtualMachineDisk) -> Api<VirtualMachineDisk> {
         Api::namespaced(self.context.client.clone(), &disk.namespace().unwrap_or_default())
-    }
-
-    fn turn(&self, disk: &VirtualMachineDisk) -> Arc<tokio::sync::Mutex<()>> {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(turns.entry(key(disk)).or_default())
     }
 }
 

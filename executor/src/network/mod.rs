@@ -5,7 +5,6 @@
 
 mod subnet;
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,6 +23,7 @@ use uuid::Uuid;
 use self::subnet::Subnet;
 use crate::host::{Context, Networks, NotYet};
 use crate::libvirt;
+use crate::turns::Turns;
 
 /// How soon a network that could not be taken away is tried again.
 const RETRY: Duration = Duration::from_secs(10);
@@ -51,7 +51,7 @@ enum What {
 pub struct HostNetworks {
     context: Context,
     /// One turn at a time for each network.
-    turns: Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>>,
+    turns: Turns,
     reported: Arc<Mutex<Option<Vec<HostNetwork>>>>,
 }
 
@@ -64,8 +64,7 @@ impl Networks for HostNetworks {
     ) -> BoxFuture<'a, Result<NicSource, NotYet>> {
         async move {
             let object = self.find(kind, namespace, name)?;
-            let turn = self.turn(&object.uid);
-            let _turn = turn.lock().await;
+            let _turn = self.turns.take(&object.uid).await;
             match &object.what {
                 What::Nat { subnet } => self.ensure_nat(&object, subnet).await,
                 What::Existing(existing) => self.look(existing).await,
@@ -78,7 +77,7 @@ impl Networks for HostNetworks {
 impl HostNetworks {
     /// The networks of `context`'s host.
     pub fn new(context: Context) -> Self {
-        Self { context, turns: Arc::default(), reported: Arc::default() }
+        Self { context, turns: Turns::default(), reported: Arc::default() }
     }
 
     /// Reports the networks and takes away those of deleted objects, for ever.
@@ -116,8 +115,7 @@ impl HostNetworks {
         let mut again = false;
         let mut reports = Vec::new();
         for object in self.objects() {
-            let turn = self.turn(&object.uid);
-            let _turn = turn.lock().await;
+            let _turn = self.turns.take(&object.uid).await;
             let state = match (&object.what, object.deleted) {
                 (What::Nat { .. }, true) => {
                     let removed = self.remove(&object).await;
@@ -291,11 +289,6 @@ impl HostNetworks {
         let networks = self.context.store.networks.list();
         let cluster = self.context.store.cluster_networks.list();
         networks.iter().map(|object| namespaced(object)).chain(cluster.iter().filter_map(|o| cluster_wide(o))).collect()
-    }
-
-    fn turn(&self, uid: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(turns.entry(uid.to_owned()).or_default())
     }
 }
 

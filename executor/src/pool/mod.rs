@@ -22,6 +22,7 @@ pub(crate) use self::decide::libvirt_name;
 use self::decide::{Facts, Found, Refusal, Step};
 use crate::host::{Context, NotYet};
 use crate::libvirt::{self, StoragePool};
+use crate::turns::Turns;
 
 /// How often sizes are read: libvirt has no event for them.
 const SIZES_EVERY: Duration = Duration::from_secs(60);
@@ -44,7 +45,7 @@ pub struct UsablePool {
 pub struct Pools {
     context: Context,
     /// One turn at a time for each pool: its loop and the disks' starts take the same steps.
-    turns: Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>>,
+    turns: Turns,
     /// Sizes as they were reported last.
     sizes: Arc<Mutex<HashMap<String, (u64, u64)>>>,
     reported: Arc<Mutex<Option<Vec<HostPool>>>>,
@@ -59,7 +60,7 @@ pub trait PoolGuests: Send + Sync {
 impl Pools {
     /// The pools of `context`'s host.
     pub fn new(context: Context) -> Self {
-        Self { context, turns: Arc::default(), sizes: Arc::default(), reported: Arc::default() }
+        Self { context, turns: Turns::default(), sizes: Arc::default(), reported: Arc::default() }
     }
 
     /// The pool of this VirtualMachineStoragePool, made real and checked.
@@ -70,8 +71,7 @@ impl Pools {
         if object.metadata.deletion_timestamp.is_some() {
             return Err(NotYet::on_change("PoolDeleted", format!("VirtualMachineStoragePool {name} is being deleted")));
         }
-        let turn = self.turn(name);
-        let _turn = turn.lock().await;
+        let _turn = self.turns.take(name).await;
         self.ensure(&object).await
     }
 
@@ -157,8 +157,7 @@ impl Pools {
         sizes_due: bool,
     ) -> Option<HostPool> {
         let name = object.name_any();
-        let turn = self.turn(&name);
-        let _turn = turn.lock().await;
+        let _turn = self.turns.take(&name).await;
         let selected = object.spec.node_selector.iter().all(|(key, value)| labels.get(key) == Some(value));
         let deleted = object.metadata.deletion_timestamp.is_some();
         // A pool that no longer selects this node stays while a disk here needs it.
@@ -316,11 +315,6 @@ impl Pools {
     fn node_labels(&self) -> BTreeMap<String, String> {
         let node = self.context.store.nodes.get_cluster(&self.context.node);
         node.and_then(|node| node.metadata.labels.clone()).unwrap_or_default()
-    }
-
-    fn turn(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(turns.entry(name.to_owned()).or_default())
     }
 }
 
