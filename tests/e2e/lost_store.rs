@@ -2,6 +2,8 @@
 
 use anyhow::{Context, Result, anyhow, ensure};
 use kubevmm_lab::Daemon;
+use kubevmm_tests::inventory::Inventory;
+use kubevmm_tests::picture::Picture;
 use kubevmm_tests::{Cluster, Json, Space, api, wait_for, within};
 
 use crate::hand_over::{NeverTwice, on_shared_disk, remove_shared_pool, shared_pool};
@@ -62,20 +64,32 @@ fn a_wiped_store_destroys_nothing(space: &Space) -> Result<()> {
     let cluster = space.cluster;
     let vm = space.guest("web").on("h1").apply()?;
     let boot = vm.boots()?;
-    let (host, domain, qemu) = (vm.host()?, vm.domain(), vm.qemu()?);
-    let xml = host.virsh(["dumpxml", "--inactive", &domain])?;
+    let (hosts, domain, qemu) = (cluster.libvirt_hosts(), vm.domain(), vm.qemu()?);
+    vm.address()?;
     cluster.lab.etcd_save("whole")?;
     cluster.is_whole()?;
+    // Also what the VM does not use: a deletion in a store that is gone deletes nothing.
+    let written = format!("{}.", space.namespace);
+    let look = || Ok((Inventory::take(&hosts)?, Picture::of_everything(&hosts, &written)?));
+    let (before, looked): (Inventory, Picture) = look()?;
+    for what in ["domain t-", "volume kubevmm.default image.", "network .default", "volume kubevmm-system"] {
+        ensure!(!before.that_names(what).is_empty(), "no {what} is there that could be lost");
+    }
 
-    let found = an_orphan_blocks_its_name(space, &domain);
-    ensure!(qemu.runs(), "the orphan was stopped");
-    ensure!(host.virsh(["dumpxml", "--inactive", &domain])? == xml, "the orphan was changed");
+    let kept = an_orphan_blocks_its_name(space, &domain).and_then(|()| {
+        let (now, looks): (Inventory, Picture) = look()?;
+        before.is_no_more_than(&now).context("before the wipe")?;
+        now.is_no_more_than(&before).context("after the wipe")?;
+        looks.is_the_same_as(&looked)?;
+        ensure!(qemu.runs(), "the orphan was stopped");
+        Ok(())
+    });
 
     // The administrator finds the backup: all is as it was.
     cluster.lab.etcd_restore("whole")?;
     restart_kubelets(cluster)?;
     cluster.is_whole()?;
-    found?;
+    kept?;
     vm.is_ready()?;
     ensure!(vm.qemu()? == qemu, "QEMU is another one");
     vm.has_not_rebooted(&boot)?;

@@ -15,6 +15,7 @@ use crate::api::{self, ApiServer, Json};
 use crate::foreign;
 use crate::host::{Host, Process};
 use crate::inventory::Inventory;
+use crate::picture::Picture;
 use crate::wait::{wait_for, within};
 
 /// Namespace of the project's own pods.
@@ -40,7 +41,7 @@ pub struct Cluster {
     /// What lay on the hosts before any story.
     pub before: Inventory,
     /// What is not ours on the hosts, as it was before any story.
-    foreign: Mutex<foreign::Picture>,
+    foreign: Mutex<Picture>,
     state: PathBuf,
 }
 
@@ -229,7 +230,7 @@ impl Cluster {
     pub fn foreign_has_restarted_on(&self, host: &Host) -> Result<()> {
         let now = foreign::picture(&self.libvirt_hosts())?;
         let mut before = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
-        before.forgive_restart(host, &now);
+        foreign::forgive_restart(&mut before, host, &now);
         now.is_the_same_as(&before)
     }
 

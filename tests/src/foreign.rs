@@ -1,14 +1,9 @@
 //! What is not ours on a host: planted before the stories, compared byte by byte after them.
 
-use std::collections::BTreeMap;
-
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use crate::host::Host;
-
-/// How each foreign thing looked, by host and thing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Picture(BTreeMap<String, String>);
+use crate::picture::{Picture, without_sizes};
 
 const DIRECTORY: &str = "/srv/foreign";
 
@@ -56,9 +51,9 @@ pub fn plant(hosts: &[Host]) -> Result<Picture> {
 /// # Errors
 /// Those of virsh: also when one of the things is gone.
 pub fn picture(hosts: &[Host]) -> Result<Picture> {
-    let mut seen = BTreeMap::new();
+    let mut seen = Picture::default();
     for host in hosts {
-        let mut note = |what: &str, text: String| seen.insert(format!("{} {what}", host.name), text);
+        let mut note = |what: &str, text: String| seen.note(host, what, text);
         note("domain", host.virsh(["dumpxml", "--inactive", "foreign"])?);
         note("domain's state", host.virsh(["domstate", "foreign"])?);
         note("domain's id", host.virsh(["domid", "foreign"])?);
@@ -68,13 +63,7 @@ pub fn picture(hosts: &[Host]) -> Result<Picture> {
         note("pool's state", without_sizes(&host.virsh(["pool-info", "foreign"])?));
         note("files", host.sh(&format!("cd {DIRECTORY} && sha256sum * && stat -c '%n %a %u %g %s %Y' *"))?);
     }
-    Ok(Picture(seen))
-}
-
-/// A pool's free space is the whole file system's: anybody changes it.
-fn without_sizes(text: &str) -> String {
-    let size = |line: &&str| ["capacity", "allocation", "available"].iter().any(|w| line.to_lowercase().contains(w));
-    text.lines().filter(|line| !size(line)).collect::<Vec<_>>().join("\n")
+    Ok(seen)
 }
 
 /// Starts after a crash of the host what is not ours, as its owner would.
@@ -90,45 +79,7 @@ pub fn start_again(host: &Host) -> Result<()> {
     host.virsh(["start", "foreign", "--paused"]).map(drop)
 }
 
-impl Picture {
-    /// Takes over the one thing that a restart changes.
-    pub(crate) fn forgive_restart(&mut self, host: &Host, now: &Self) {
-        let key = format!("{} domain's id", host.name);
-        if let Some(id) = now.0.get(&key) {
-            self.0.insert(key, id.clone());
-        }
-    }
-
-    /// Fails when the two differ.
-    ///
-    /// # Errors
-    /// With each thing that differs, before and after.
-    pub fn is_the_same_as(&self, other: &Self) -> Result<()> {
-        let changed: Vec<_> = self
-            .0
-            .iter()
-            .filter(|&(thing, text)| other.0.get(thing) != Some(text))
-            .map(|(thing, text)| format!("{thing} was:\n{:?}\nand is:\n{text}", other.0.get(thing)))
-            .collect();
-        if changed.is_empty() { Ok(()) } else { bail!("what is not ours has changed:\n{}", changed.join("\n")) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_of_a_pool_do_not_count() {
-        assert_eq!(without_sizes("<a/>\n<capacity unit='bytes'>7</capacity>\n<b/>"), "<a/>\n<b/>");
-        assert_eq!(without_sizes("State: running\nAvailable: 7 GiB"), "State: running");
-    }
-
-    #[test]
-    fn a_change_is_named() {
-        let before = Picture([("h1 domain".to_owned(), "a".to_owned())].into());
-        let after = Picture([("h1 domain".to_owned(), "b".to_owned())].into());
-        assert!(after.is_the_same_as(&before).unwrap_err().to_string().contains("h1 domain"));
-        assert!(before.is_the_same_as(&before).is_ok());
-    }
+/// A host has crashed: takes over the one thing that a restart changes.
+pub(crate) fn forgive_restart(before: &mut Picture, host: &Host, now: &Picture) {
+    before.forgive(host, "domain's id", now);
 }

@@ -50,7 +50,7 @@ impl Inventory {
     pub fn is_no_more_than(&self, before: &Self) -> Result<()> {
         match self.more_than(before) {
             more if more.is_empty() => Ok(()),
-            more => bail!("left behind:\n{}", more.join("\n")),
+            more => bail!("there is more:\n{}", more.join("\n")),
         }
     }
 }

@@ -33,6 +33,7 @@ pub mod harness;
 pub mod host;
 pub mod inventory;
 pub mod manifest;
+pub mod picture;
 pub mod server;
 pub mod space;
 pub mod vm;
