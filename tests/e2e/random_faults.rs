@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use kubevmm_tests::inventory::Inventory;
 use kubevmm_tests::vm::shape;
 use kubevmm_tests::{Json, Space, api, wait_for, within};
 
@@ -29,30 +30,41 @@ impl Dice {
 }
 
 fn random_kills_change_nothing(space: &Space) -> Result<()> {
+    let hosts = space.cluster.libvirt_hosts();
     let calm = one_life(space, "calm", None)?;
     let seeds = std::env::var("KUBEVMM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(SEEDS);
     for seed in 1..=seeds {
         println!("seed {seed}");
+        let before = Inventory::take(&hosts)?;
         let shaken =
             one_life(space, &format!("seed-{seed}"), Some(Dice(seed))).with_context(|| format!("seed {seed}"))?;
         ensure!(shaken == calm, "seed {seed}: the end is another one.\nwithout faults: {calm}\nwith: {shaken}");
+        // dnsmasq and the pods' processes end a moment after their objects.
+        wait_for("nothing more lies on the hosts than before", within(30), || {
+            Inventory::take(&hosts)?.is_no_more_than(&before).map(Some)
+        })
+        .with_context(|| format!("seed {seed}"))?;
     }
     Ok(())
 }
 
-/// A VM with a network of its own comes and goes; what its objects look like in between.
+/// A VM with an image and a network of its own comes and goes; what its objects look like in between.
 fn one_life(space: &Space, namespace: &str, mut dice: Option<Dice>) -> Result<Json> {
     let space = Space::open(&format!("{}-{namespace}", space.namespace))?;
-    space.apply(
-        "{apiVersion: kubevmm.io/v1beta1, kind: VirtualMachineNetwork, metadata: {name: lan}, \
-         spec: {nat: {subnet: 192.168.166.0/24}}}",
-    )?;
+    space.apply(&format!(
+        "{{apiVersion: kubevmm.io/v1beta1, kind: VirtualMachineNetwork, metadata: {{name: lan}}, \
+          spec: {{nat: {{subnet: 192.168.166.0/24}}}}}}\n\
+         ---\n\
+         {{apiVersion: kubevmm.io/v1beta1, kind: VirtualMachineImage, metadata: {{name: own}}, \
+          spec: {{source: {{http: {{url: '{}'}}}}}}}}",
+        space.cluster.url(&format!("tiny.qcow2?story={}", space.namespace))
+    ))?;
     let vm = space
         .blank("web")
         .on("h1")
         .with(
             "spec: {networks: [{name: lan, network: {name: lan}}], cloudInit: {userData: '#cloud-config'}, \
-             disks: [{name: root, template: {source: {image: {kind: ClusterVirtualMachineImage, name: tiny}}}}, \
+             disks: [{name: root, template: {source: {image: {name: own}}}}, \
                      {name: data, template: {size: 8Mi, source: {blank: {}}}}]}",
         )
         .apply()?;
@@ -95,9 +107,11 @@ fn shake(space: &Space, dice: Option<&mut Dice>) -> Result<()> {
 fn converged(space: &Space) -> Result<Json> {
     let shapes = || -> Result<Json> {
         let mut shapes = Vec::new();
-        for kind in [api::VM, api::DISK, api::NETWORK] {
+        for kind in [api::VM, api::DISK, api::NETWORK, api::IMAGE] {
             shapes.extend(space.api().list(kind, &space.namespace)?.iter().map(shape));
         }
+        let pods = space.api().list(api::POD, &space.namespace)?;
+        shapes.push(pods.iter().map(|pod| pod["status"]["phase"].clone()).collect());
         Ok(shapes.into())
     };
     wait_for("the objects are at rest", within(60), || {

@@ -11,8 +11,8 @@ use nix::unistd::Pid;
 use crate::wait::{wait_for, within};
 
 /// How the kernel shows the programs' names: at most 15 characters.
-const EXECUTOR: &str = "kubevmm-executo";
-const CONTROLLER: &str = "kubevmm-control";
+pub(crate) const EXECUTOR: &str = "kubevmm-executo";
+pub(crate) const CONTROLLER: &str = "kubevmm-control";
 const QEMU: &str = "qemu-system-x86";
 const VIRTLOGD: &str = "virtlogd";
 

@@ -4,10 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
 
-use crate::host::{Host, lines};
+use crate::host::{CONTROLLER, EXECUTOR, Host, lines};
 
 /// Directories whose files are looked at: definitions, state and volumes. Logs and caches are not.
 const DIRECTORIES: &str = "/etc/libvirt /var/lib/libvirt /var/lib/kubevmm /srv /run/libvirt/qemu";
+
+/// One process for each pod; how the kernel shows its name.
+const SHIM: &str = "containerd-shim";
+/// The process of a placement pod.
+const PAUSE: &str = "kubevmm-pause";
 
 /// What lies on the hosts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,6 +40,15 @@ impl Inventory {
             more.extend(items.difference(known).map(|item| format!("{host}: {item}")));
         }
         more
+    }
+
+    /// The same without what belongs to pods: their processes are the kubelet's to end.
+    #[must_use]
+    pub fn without_pods(mut self) -> Self {
+        for items in self.0.values_mut() {
+            items.retain(|item| !item.starts_with("pod "));
+        }
+        self
     }
 
     /// Every item whose name speaks of `word`.
@@ -73,16 +87,22 @@ fn of_host(host: &Host) -> Result<BTreeSet<String>> {
     add("file", lines(&files));
     let links = host.sh("ls /sys/class/net | grep -vE '^(veth|cni|lo$)' || true")?;
     add("interface", lines(&links));
+    // The n-th process of a name: so that one more shows.
+    let numbered = |name: &str, count: usize| (1..=count).map(|n| format!("{name} no. {n}")).collect();
     let mut processes = BTreeMap::<String, usize>::new();
     for process in host.processes() {
-        if ["qemu", "dnsmasq", "virt", "libvirt", "ssh", "swtpm"].iter().any(|start| process.name.starts_with(start)) {
-            *processes.entry(process.name).or_default() += 1;
+        *processes.entry(process.name).or_default() += 1;
+    }
+    for (name, count) in &processes {
+        if ["qemu", "dnsmasq", "virt", "libvirt", "ssh", "swtpm"].iter().any(|start| name.starts_with(start)) {
+            add("process", numbered(name, *count));
         }
     }
-    // The n-th process of a name: so that one more shows.
-    for (name, count) in processes {
-        add("process", (1..=count).map(|n| format!("{name} no. {n}")).collect());
-    }
+    // Of pods, but for the project's own: which of them are where is chance.
+    let count = |name: &str| processes.get(name).copied().unwrap_or_default();
+    let own = count(EXECUTOR) + count(CONTROLLER);
+    add("pod", numbered("shim", count(SHIM).saturating_sub(own)));
+    add("pod", numbered("pause", count(PAUSE)));
     // The executors' own pool for seeds is made with the first one, and stays; what lies in it is looked at.
     items.retain(|item| item != "pool kubevmm-system" && !item.ends_with("/kubevmm-system.xml"));
     Ok(items)
