@@ -17,9 +17,36 @@ mod decode;
 mod encode;
 mod scalar;
 
+pub(crate) use decode::decode;
+pub(crate) use encode::encode;
 pub(crate) use scalar::canonical_number;
+
+use crate::data::Pieces;
+use crate::error::Result;
+use crate::tree::Tree;
+use crate::value::Value;
 
 /// Key of content in order: text as scalars, elements as mappings of one key.
 const CONTENT: &str = "$content";
 /// What stands before the name of an attribute that would be taken for something else.
 const ATTRIBUTE: char = '@';
+
+impl Tree {
+    /// The document as data: a mapping with the root's name as its one key. The tree is taken as it is; only
+    /// [canonical](Tree::canonical) ones that say the same give the same.
+    pub fn to_value(&self) -> Value<'_> {
+        let mut pieces = Pieces::default();
+        encode(self, &mut pieces);
+        Value::build(pieces)
+    }
+
+    /// The document that data stands for, in [canonical](Tree::canonical) form.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) with the path of the key that is no part of a document.
+    pub fn from_value(value: &Value<'_>) -> Result<Self> {
+        let mut pieces = Pieces::default();
+        value.send(&mut pieces);
+        decode(&pieces)
+    }
+}

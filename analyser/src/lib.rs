@@ -5,6 +5,7 @@
 
 mod canonical;
 mod codec;
+mod data;
 pub mod error;
 pub mod lower;
 pub mod mark;

@@ -31,13 +31,29 @@ pub(crate) struct Shape {
     pub(crate) text: Option<Scalar>,
     /// The key of the text in YAML.
     pub(crate) text_key: &'static str,
-    attributes: Names<Scalar>,
+    /// What a name means as a key in YAML; what is meant first comes first.
+    keys: Names<Meaning>,
     /// In canonical order.
     children: Vec<Child>,
-    /// Indexes of children by their name.
-    by_name: Names<u16>,
-    /// Indexes of children that can stand there many times, by the key of their list.
-    by_list: Names<u16>,
+}
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug)]
+enum Meaning {
+    Attribute(Scalar),
+    /// Of the child of this index, which can stand there many times.
+    List(u16),
+    Child(u16),
+}
+
+/// What a key means to a shape.
+pub(crate) enum Key<'s> {
+    /// An attribute.
+    Attribute(Scalar),
+    /// All children of a name.
+    List(&'s Child),
+    /// A child by its own name.
+    Child,
 }
 
 /// A child element of a shape.
@@ -91,21 +107,49 @@ pub(crate) fn roots() -> impl Iterator<Item = &'static str> {
 }
 
 impl Shape {
+    /// What a key means: an attribute before a list, and that before a child of this name. `namespace` is that of the
+    /// key's prefix, which is none of the name.
+    pub(crate) fn key(&self, namespace: &str, name: &str) -> Option<Key<'_>> {
+        let is_wanted = |meaning: &Meaning| match meaning {
+            Meaning::Attribute(_) => true,
+            Meaning::List(at) | Meaning::Child(at) => self.at(*at).namespace == namespace,
+        };
+        Some(match *self.keys.get(name, is_wanted)? {
+            Meaning::Attribute(kind) => Key::Attribute(kind),
+            Meaning::List(at) => Key::List(self.at(at)),
+            Meaning::Child(_) => Key::Child,
+        })
+    }
+
     /// Kind of an attribute of the schema.
     pub(crate) fn attribute(&self, name: &str) -> Option<Scalar> {
-        self.attributes.get(name, |_| true).copied()
+        match self.keys.get(name, |meaning| matches!(meaning, Meaning::Attribute(_))) {
+            Some(Meaning::Attribute(kind)) => Some(*kind),
+            _ => None,
+        }
     }
 
     /// A child element of the schema.
     pub(crate) fn child(&self, namespace: &str, name: &str) -> Option<&Child> {
-        let child = |at: &u16| &self.children[usize::from(*at)];
-        self.by_name.get(name, |at| child(at).namespace == namespace).map(child)
+        let is_wanted = |m: &Meaning| matches!(m, Meaning::Child(at) if self.at(*at).namespace == namespace);
+        self.child_of(self.keys.get(name, is_wanted))
     }
 
     /// The child whose list has this key.
     pub(crate) fn list(&self, namespace: &str, key: &str) -> Option<&Child> {
-        let child = |at: &u16| &self.children[usize::from(*at)];
-        self.by_list.get(key, |at| child(at).namespace == namespace).map(child)
+        let is_wanted = |m: &Meaning| matches!(m, Meaning::List(at) if self.at(*at).namespace == namespace);
+        self.child_of(self.keys.get(key, is_wanted))
+    }
+
+    fn child_of(&self, meaning: Option<&Meaning>) -> Option<&Child> {
+        match meaning {
+            Some(Meaning::List(at) | Meaning::Child(at)) => Some(self.at(*at)),
+            _ => None,
+        }
+    }
+
+    fn at(&self, index: u16) -> &Child {
+        &self.children[usize::from(index)]
     }
 
     /// How many children the schema has: the rank of one that it does not have.
@@ -134,14 +178,14 @@ fn read(text: &'static str) -> Table {
                 takes_anything: flags.contains(&"any"),
                 text: None,
                 text_key: TEXT,
-                attributes: Names::default(),
+                keys: Names::default(),
                 children: Vec::new(),
-                by_name: Names::default(),
-                by_list: Names::default(),
             }),
             (["text", kind @ ..], Some(shape)) => shape.text = Some(scalar(kind)),
             ([name, rest @ ..], Some(shape)) => match (name.strip_prefix('@'), rest) {
-                (Some(attribute), kind) => shape.attributes.add(table.names.share(attribute), scalar(kind)),
+                (Some(attribute), kind) => {
+                    shape.keys.add(table.names.share(attribute), Meaning::Attribute(scalar(kind)))
+                }
                 (None, [of_child, list @ ..]) => {
                     let (namespace, name) =
                         name.strip_prefix('{').and_then(|n| n.split_once('}')).unwrap_or(("", name));
@@ -180,15 +224,14 @@ fn scalar(words: &[&str]) -> Scalar {
 
 fn finish(shape: &mut Shape) {
     for (at, child) in (0..).zip(&shape.children) {
-        shape.by_name.add(child.name, at);
         if let Some(list) = child.list {
-            shape.by_list.add(list, at);
+            shape.keys.add(list, Meaning::List(at));
         }
     }
-    let is_taken = shape.attributes.find("value").is_some()
-        || shape.by_name.find("value").is_some()
-        || shape.by_list.find("value").is_some();
-    if shape.text.is_some() && !is_taken {
+    for (at, child) in (0..).zip(&shape.children) {
+        shape.keys.add(child.name, Meaning::Child(at));
+    }
+    if shape.text.is_some() && shape.keys.find("value").is_none() {
         shape.text_key = "value";
     }
     for at in 0..shape.children.len() {

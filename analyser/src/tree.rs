@@ -3,9 +3,12 @@
 //! Names are kept as written, with their prefix (`qemu:arg`), and namespace declarations are attributes
 //! (`xmlns:qemu`). [`Element::namespace_of`] resolves a prefix where the namespace matters.
 
+mod builder;
+
 use std::borrow::Cow;
 use std::fmt::Display;
 
+pub(crate) use builder::{Builder, is_white_space};
 use compact_str::{CompactString, ToCompactString};
 
 /// A whole XML document: its root element. Comments, the XML declaration and insignificant white space are not part
@@ -154,14 +157,6 @@ impl Element {
         }
         self.nodes = kept;
         removed
-    }
-
-    pub(crate) fn reserve_attributes(&mut self, count: usize) {
-        self.attributes.reserve_exact(count);
-    }
-
-    pub(crate) fn push_attribute(&mut self, name: Cow<'static, str>, value: CompactString) {
-        self.attributes.push(Attribute { name, value });
     }
 
     pub(crate) fn nodes_mut(&mut self) -> &mut Vec<Node> {

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::Value as Json;
 
+use crate::data::{Collection, Leaf, Piece, Pieces, Sink};
 use crate::error::{Error, Result};
 
 /// A value of YAML's or JSON's data model. Mappings keep the order of their keys; numbers are integers, since libvirt's
@@ -28,15 +29,58 @@ pub enum Value<'a> {
 pub(crate) const NUMBER_END: i64 = 1 << 53;
 
 impl<'a> Value<'a> {
-    /// What it is, for messages.
-    pub(crate) fn kind(&self) -> &'static str {
+    /// Gives the value to a sink.
+    pub(crate) fn send<'v>(&'v self, sink: &mut impl Sink<'v>) {
         match self {
-            Self::Null => "null",
-            Self::Bool(_) => "true or false",
-            Self::Number(_) => "a number",
-            Self::String(_) => "text",
-            Self::Sequence(_) => "a list",
-            Self::Mapping(_) => "a mapping",
+            Self::Null => sink.leaf(Leaf::Null),
+            Self::Bool(value) => sink.leaf(Leaf::Bool(*value)),
+            Self::Number(value) => sink.leaf(Leaf::Number(*value)),
+            Self::String(value) => sink.leaf(Leaf::String(Cow::Borrowed(value))),
+            Self::Sequence(items) => {
+                sink.begin(Collection::Sequence);
+                items.iter().for_each(|item| item.send(sink));
+                sink.end();
+            }
+            Self::Mapping(entries) => {
+                sink.begin(Collection::Mapping);
+                for (key, value) in entries {
+                    sink.key(Cow::Borrowed(key));
+                    value.send(sink);
+                }
+                sink.end();
+            }
+        }
+    }
+
+    /// The value that the pieces are of.
+    pub(crate) fn build(pieces: Pieces<'a>) -> Self {
+        Self::take(&mut pieces.into_pieces())
+    }
+
+    fn take(pieces: &mut std::vec::IntoIter<Piece<'a>>) -> Self {
+        match pieces.next() {
+            None | Some(Piece::Leaf(Leaf::Null)) => Self::Null,
+            Some(Piece::Leaf(Leaf::Bool(value))) => Self::Bool(value),
+            Some(Piece::Leaf(Leaf::Number(value))) => Self::Number(value),
+            Some(Piece::Leaf(Leaf::String(value)) | Piece::Key(value)) => Self::String(value),
+            Some(Piece::Collection(Collection::Sequence, length)) => {
+                let behind = pieces.len() - length;
+                let mut items = Vec::new();
+                while pieces.len() > behind {
+                    items.push(Self::take(pieces));
+                }
+                Self::Sequence(items)
+            }
+            Some(Piece::Collection(Collection::Mapping, length)) => {
+                let behind = pieces.len() - length;
+                let mut entries = Vec::new();
+                while pieces.len() > behind {
+                    if let Some(Piece::Key(key)) = pieces.next() {
+                        entries.push((key, Self::take(pieces)));
+                    }
+                }
+                Self::Mapping(entries)
+            }
         }
     }
 

@@ -11,6 +11,9 @@ mod plain;
 mod read;
 mod write;
 
+use write::Writer;
+
+use crate::codec;
 use crate::error::Result;
 use crate::tree::Tree;
 use crate::value::Value;
@@ -19,7 +22,9 @@ use crate::xml::utf8;
 impl Value<'_> {
     /// YAML text, in block style, with a line feed at the end.
     pub fn to_yaml(&self) -> String {
-        write::write(self)
+        let mut writer = Writer::new();
+        self.send(&mut writer);
+        writer.finish()
     }
 }
 
@@ -29,14 +34,16 @@ impl<'a> Value<'a> {
     /// # Errors
     /// [`Error::Yaml`](crate::Error::Yaml) with the place of what cannot be read.
     pub fn from_yaml(text: &'a str) -> Result<Self> {
-        read::read(text)
+        Ok(Self::build(read::read(text)?))
     }
 }
 
 impl Tree {
     /// The document as YAML; take the [canonical](Tree::canonical) tree for one that is the same for equal documents.
     pub fn to_yaml(&self) -> String {
-        self.to_value().to_yaml()
+        let mut writer = Writer::new();
+        codec::encode(self, &mut writer);
+        writer.finish()
     }
 
     /// Reads a document from YAML or JSON; it is in [canonical](Tree::canonical) form.
@@ -44,7 +51,7 @@ impl Tree {
     /// # Errors
     /// [`Error::Yaml`](crate::Error::Yaml) with line and column, or [`Error::Shape`](crate::Error::Shape) with the path.
     pub fn from_yaml(text: &str) -> Result<Self> {
-        Self::from_value(&Value::from_yaml(text)?)
+        codec::decode(&read::read(text)?)
     }
 
     /// [`Tree::from_yaml`] of bytes, which must be UTF-8.

@@ -1,83 +1,90 @@
-//! From tree to value.
+//! From tree to data.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use super::{ATTRIBUTE, CONTENT, scalar};
 use crate::canonical::root_shape;
+use crate::data::{Collection, Leaf, Sink};
 use crate::scope::Scope;
 use crate::shapes::{Child, Scalar, Shape, TEXT};
 use crate::tree::{Element, Node, Tree, declared_prefix, split_name};
-use crate::value::Value;
 
-impl Tree {
-    /// The document as data: a mapping with the root's name as its one key. The tree is taken as it is; only
-    /// [canonical](Tree::canonical) ones that say the same give the same.
-    pub fn to_value(&self) -> Value<'_> {
-        let root = &self.root;
-        let mut encoder = Encoder { scope: Scope::default() };
-        let value = encoder.element(root, root_shape(root));
-        Value::Mapping(vec![(Cow::Borrowed(root.name()), value)])
-    }
+/// Gives the document to a sink: a mapping with the root's name as its one key.
+pub(crate) fn encode<'a>(tree: &'a Tree, sink: &mut impl Sink<'a>) {
+    let root = &tree.root;
+    let mut encoder = Encoder { scope: Scope::default(), places: Vec::new(), sink };
+    encoder.sink.begin(Collection::Mapping);
+    encoder.sink.key(Cow::Borrowed(root.name()));
+    encoder.element(root, root_shape(root));
+    encoder.sink.end();
 }
 
-struct Encoder<'a> {
+struct Encoder<'a, 's, S> {
     scope: Scope<'a>,
+    /// Children of the elements that are being encoded.
+    places: Vec<Place<'a>>,
+    sink: &'s mut S,
 }
-
-type Entries<'a> = Vec<(Cow<'a, str>, Value<'a>)>;
 
 /// A child element with what the schema says of it.
-struct Place<'a, 's> {
+#[derive(Clone, Copy)]
+struct Place<'a> {
     element: &'a Element,
-    child: Option<&'s Child>,
+    child: Option<&'static Child>,
     /// Whether the parent's declarations alone tell the namespace of the child's name.
     is_declared_outside: bool,
 }
 
-impl<'a> Encoder<'a> {
-    fn element(&mut self, element: &'a Element, shape: Option<&'static Shape>) -> Value<'a> {
+impl Place<'_> {
+    fn shape(&self) -> Option<&'static Shape> {
+        self.child.map(Child::shape)
+    }
+}
+
+impl<'a, S: Sink<'a>> Encoder<'a, '_, S> {
+    fn element(&mut self, element: &'a Element, shape: Option<&'static Shape>) {
         let text_kind = shape.and_then(|s| s.text);
         if let (true, Some(kind)) = (element.attributes().is_empty(), text_kind) {
             match element.nodes() {
-                [] => return Value::String(Cow::Borrowed("")),
-                [Node::Text(text)] => return scalar::encode(text, kind),
+                [] => return self.sink.leaf(Leaf::String(Cow::Borrowed(""))),
+                [Node::Text(text)] => return self.sink.leaf(scalar::encode(text, kind)),
                 _ => {}
             }
         }
         let before = self.enter(element);
-        let mut entries = Vec::with_capacity(element.attributes().len() + element.nodes().len().min(16));
-        self.attributes(element, shape, &mut entries);
+        self.sink.begin(Collection::Mapping);
+        self.attributes(element, shape);
         match element.nodes() {
             [] => {}
             [Node::Text(text)] => {
-                let key = shape.map_or(TEXT, |s| s.text_key);
-                entries.push((Cow::Borrowed(key), scalar::encode(text, text_kind.unwrap_or(Scalar::Plain))));
+                self.sink.key(Cow::Borrowed(shape.map_or(TEXT, |s| s.text_key)));
+                self.sink.leaf(scalar::encode(text, text_kind.unwrap_or(Scalar::Plain)));
             }
-            _ => self.content(element, shape, &mut entries),
+            _ => self.content(element, shape),
         }
+        self.sink.end();
         self.scope.leave(before);
-        Value::Mapping(entries)
     }
 
     fn enter(&mut self, element: &'a Element) -> usize {
         self.scope.enter(element.attributes().iter().map(|a| (&*a.name, &*a.value)))
     }
 
-    fn attributes(&self, element: &'a Element, shape: Option<&Shape>, entries: &mut Entries<'a>) {
+    fn attributes(&mut self, element: &'a Element, shape: Option<&Shape>) {
         for attribute in element.attributes() {
             let known = shape.and_then(|s| s.attribute(&attribute.name));
             let is_taken = known.is_none() && shape.is_some_and(|s| self.is_key_of_content(s, &attribute.name));
-            let key = if is_taken {
+            self.sink.key(if is_taken {
                 Cow::Owned(format!("{ATTRIBUTE}{}", attribute.name))
             } else {
                 Cow::Borrowed(&*attribute.name)
-            };
+            });
             // The reader looks for declarations before anything else, and only among texts.
-            let value = match declared_prefix(&attribute.name) {
-                Some(_) => Value::String(Cow::Borrowed(&attribute.value)),
+            self.sink.leaf(match declared_prefix(&attribute.name) {
+                Some(_) => Leaf::String(Cow::Borrowed(&attribute.value)),
                 None => scalar::encode(&attribute.value, known.unwrap_or(Scalar::Plain)),
-            };
-            entries.push((key, value));
+            });
         }
     }
 
@@ -88,34 +95,51 @@ impl<'a> Encoder<'a> {
         key == shape.text_key || shape.child(namespace, name).is_some() || shape.list(namespace, name).is_some()
     }
 
-    fn content(&mut self, element: &'a Element, shape: Option<&'static Shape>, entries: &mut Entries<'a>) {
-        let places: Vec<_> = element.elements().map(|child| self.place(child, shape)).collect();
-        if places.len() < element.nodes().len() || !are_grouped(&places) {
-            let items = self.in_order(element, &places, shape);
-            entries.push((Cow::Borrowed(CONTENT), Value::Sequence(items)));
-            return;
+    fn content(&mut self, element: &'a Element, shape: Option<&'static Shape>) {
+        let start = self.places.len();
+        for child in element.elements() {
+            let place = self.place(child, shape);
+            self.places.push(place);
         }
-        for group in places.chunk_by(|a, b| a.element.name() == b.element.name()) {
-            let is_declared_outside = group.iter().all(|place| place.is_declared_outside);
-            let Some(first) = group.first() else { continue };
-            let list = if is_declared_outside { first.child.and_then(|c| c.list) } else { None };
-            let key = match list {
-                Some(list) => list_key(first.element, list),
-                None => self.name_key(first, element, shape),
-            };
-            let mut values: Vec<_> = group.iter().map(|p| self.element(p.element, p.child.map(Child::shape))).collect();
-            let value = match values.pop() {
-                Some(only) if values.is_empty() && list.is_none() => only,
-                last => {
-                    values.extend(last);
-                    Value::Sequence(values)
-                }
-            };
-            entries.push((key, value));
+        let end = self.places.len();
+        if end - start < element.nodes().len() || !are_grouped(&self.places[start..]) {
+            self.in_order(element, start, shape);
+        } else {
+            let mut at = start;
+            while at < end {
+                at = self.group(at..end, element, shape);
+            }
         }
+        self.places.truncate(start);
     }
 
-    fn place<'s>(&mut self, element: &'a Element, shape: Option<&'s Shape>) -> Place<'a, 's> {
+    /// The children of one name that come first among `places`; gives the index behind the last.
+    fn group(&mut self, places: Range<usize>, parent: &Element, shape: Option<&'static Shape>) -> usize {
+        let start = places.start;
+        let first = self.places[start];
+        let is_same = |place: &&Place<'_>| place.element.name() == first.element.name();
+        let group = &self.places[places];
+        let group = &group[..group.iter().take_while(is_same).count()];
+        let end = start + group.len();
+        let list = first.child.and_then(|c| c.list).filter(|_| group.iter().all(|place| place.is_declared_outside));
+        self.sink.key(match list {
+            Some(list) => list_key(first.element, list),
+            None => self.name_key(&first, parent, shape),
+        });
+        if list.is_none() && end - start == 1 {
+            self.element(first.element, first.shape());
+            return end;
+        }
+        self.sink.begin(Collection::Sequence);
+        for at in start..end {
+            let place = self.places[at];
+            self.element(place.element, place.shape());
+        }
+        self.sink.end();
+        end
+    }
+
+    fn place(&mut self, element: &'a Element, shape: Option<&'static Shape>) -> Place<'a> {
         let Some(shape) = shape else { return Place { element, child: None, is_declared_outside: true } };
         let (prefix, name) = split_name(element.name());
         let outside = self.scope.resolve(prefix);
@@ -126,7 +150,7 @@ impl<'a> Encoder<'a> {
     }
 
     /// The key of children by their own name.
-    fn name_key(&self, place: &Place<'a, '_>, parent: &Element, shape: Option<&Shape>) -> Cow<'a, str> {
+    fn name_key(&self, place: &Place<'a>, parent: &Element, shape: Option<&Shape>) -> Cow<'a, str> {
         let name = place.element.name();
         let (prefix, local) = split_name(name);
         let is_free = prefix.is_empty() && place.child.is_some_and(|c| c.has_free_name && c.namespace.is_empty());
@@ -139,25 +163,25 @@ impl<'a> Encoder<'a> {
         if is_taken { Cow::Owned(format!("<{name}>")) } else { Cow::Borrowed(name) }
     }
 
-    fn in_order(
-        &mut self,
-        element: &'a Element,
-        places: &[Place<'a, '_>],
-        shape: Option<&'static Shape>,
-    ) -> Vec<Value<'a>> {
+    /// Text and children one by one; `start` is the first child's place.
+    fn in_order(&mut self, element: &'a Element, start: usize, shape: Option<&'static Shape>) {
         let kind = shape.and_then(|s| s.text).unwrap_or(Scalar::Plain);
-        let mut places = places.iter();
-        let mut items = Vec::with_capacity(element.nodes().len());
+        self.sink.key(Cow::Borrowed(CONTENT));
+        self.sink.begin(Collection::Sequence);
+        let mut at = start;
         for node in element.nodes() {
             match node {
-                Node::Text(text) => items.push(scalar::encode(text, kind)),
-                Node::Element(_) => items.extend(places.next().map(|place| {
-                    let value = self.element(place.element, place.child.map(Child::shape));
-                    Value::Mapping(vec![(Cow::Borrowed(place.element.name()), value)])
-                })),
+                Node::Text(text) => self.sink.leaf(scalar::encode(text, kind)),
+                Node::Element(child) => {
+                    self.sink.begin(Collection::Mapping);
+                    self.sink.key(Cow::Borrowed(child.name()));
+                    self.element(child, self.places[at].shape());
+                    self.sink.end();
+                    at += 1;
+                }
             }
         }
-        items
+        self.sink.end();
     }
 }
 
@@ -169,8 +193,8 @@ fn list_key<'a>(element: &Element, list: &'static str) -> Cow<'a, str> {
 }
 
 /// Whether all elements of one name stand together.
-fn are_grouped(places: &[Place<'_, '_>]) -> bool {
-    let is_next = |a: &Place<'_, '_>, b: &Place<'_, '_>| match (a.child, b.child) {
+fn are_grouped(places: &[Place<'_>]) -> bool {
+    let is_next = |a: &Place<'_>, b: &Place<'_>| match (a.child, b.child) {
         (Some(before), Some(after)) => before.rank < after.rank || a.element.name() == b.element.name(),
         _ => false,
     };

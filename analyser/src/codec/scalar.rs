@@ -4,32 +4,33 @@ use std::borrow::Cow;
 
 use compact_str::{CompactString, ToCompactString};
 
+use crate::data::Leaf;
 use crate::shapes::Scalar;
-use crate::value::{NUMBER_END, Value};
+use crate::value::NUMBER_END;
 
 /// The scalar for a text.
-pub(super) fn encode(text: &str, kind: Scalar) -> Value<'_> {
+pub(super) fn encode(text: &str, kind: Scalar) -> Leaf<'_> {
     match (kind, text) {
-        (Scalar::YesNo, "yes") | (Scalar::OnOff, "on") => Value::Bool(true),
-        (Scalar::YesNo, "no") | (Scalar::OnOff, "off") => Value::Bool(false),
+        (Scalar::YesNo, "yes") | (Scalar::OnOff, "on") => Leaf::Bool(true),
+        (Scalar::YesNo, "no") | (Scalar::OnOff, "off") => Leaf::Bool(false),
         _ => match canonical_number(text) {
-            Some(number) => Value::Number(number),
-            None => Value::String(Cow::Borrowed(text)),
+            Some(number) => Leaf::Number(number),
+            None => Leaf::String(Cow::Borrowed(text)),
         },
     }
 }
 
 /// The text of a scalar, or what is wrong with it.
-pub(super) fn decode(value: &Value<'_>, kind: Scalar) -> Result<CompactString, String> {
+pub(super) fn decode(value: &Leaf<'_>, kind: Scalar) -> Result<CompactString, String> {
     match (value, kind) {
-        (Value::String(text), _) => Ok(CompactString::from(&**text)),
-        (Value::Number(number), _) => Ok(number.to_compact_string()),
-        (Value::Bool(value), Scalar::YesNo) => Ok(CompactString::const_new(if *value { "yes" } else { "no" })),
-        (Value::Bool(value), Scalar::OnOff) => Ok(CompactString::const_new(if *value { "on" } else { "off" })),
-        (Value::Bool(_), Scalar::Plain) => {
+        (Leaf::String(text), _) => Ok(CompactString::from(&**text)),
+        (Leaf::Number(number), _) => Ok(number.to_compact_string()),
+        (Leaf::Bool(value), Scalar::YesNo) => Ok(CompactString::const_new(if *value { "yes" } else { "no" })),
+        (Leaf::Bool(value), Scalar::OnOff) => Ok(CompactString::const_new(if *value { "on" } else { "off" })),
+        (Leaf::Bool(_), Scalar::Plain) => {
             Err("is no switch of libvirt's; a text that looks like one (yes, on, true) needs quotes".to_owned())
         }
-        (other, _) => Err(format!("expected a scalar, found {}", other.kind())),
+        (Leaf::Null, _) => Err("expected a scalar, found null".to_owned()),
     }
 }
 
@@ -54,22 +55,22 @@ mod tests {
     #[test]
     fn only_canonical_numbers_are_numbers() {
         for (text, number) in [("0", 0), ("42", 42), ("-1", -1), ("9007199254740991", NUMBER_END - 1)] {
-            assert_eq!(encode(text, Scalar::Plain), Value::Number(number));
+            assert_eq!(encode(text, Scalar::Plain), Leaf::Number(number));
         }
         for text in ["0042", "-0", "+1", "1.5", "0x1f", "", "-", "9007199254740992", "99999999999999999999", " 1"] {
-            assert_eq!(encode(text, Scalar::Plain), Value::String(text.into()), "{text}");
+            assert_eq!(encode(text, Scalar::Plain), Leaf::String(text.into()), "{text}");
         }
     }
 
     #[test]
     fn switches_are_what_the_schema_says() {
-        assert_eq!(encode("yes", Scalar::YesNo), Value::Bool(true));
-        assert_eq!(encode("off", Scalar::OnOff), Value::Bool(false));
-        assert_eq!(encode("on", Scalar::YesNo), Value::String("on".into()));
-        assert_eq!(encode("yes", Scalar::Plain), Value::String("yes".into()));
-        assert_eq!(encode("true", Scalar::YesNo), Value::String("true".into()));
-        assert!(decode(&Value::Bool(true), Scalar::Plain).is_err());
-        assert!(decode(&Value::Null, Scalar::Plain).is_err());
+        assert_eq!(encode("yes", Scalar::YesNo), Leaf::Bool(true));
+        assert_eq!(encode("off", Scalar::OnOff), Leaf::Bool(false));
+        assert_eq!(encode("on", Scalar::YesNo), Leaf::String("on".into()));
+        assert_eq!(encode("yes", Scalar::Plain), Leaf::String("yes".into()));
+        assert_eq!(encode("true", Scalar::YesNo), Leaf::String("true".into()));
+        assert!(decode(&Leaf::Bool(true), Scalar::Plain).is_err());
+        assert!(decode(&Leaf::Null, Scalar::Plain).is_err());
     }
 
     #[test]

@@ -3,15 +3,22 @@
 /// Names with values; a name can have several.
 #[derive(Debug)]
 pub(super) struct Names<V> {
-    entries: Vec<(&'static str, V)>,
-    /// Open addressing: a name's hash, and one more than the index of its entry, or 0. The length is a power of two, at
-    /// least twice the number of entries.
-    slots: Vec<(u32, u16)>,
+    entries: Vec<Entry<V>>,
+    /// Open addressing: one more than the index of an entry, or 0. The length is a power of two, at least twice the number
+    /// of entries.
+    slots: Vec<u16>,
+}
+
+#[derive(Debug)]
+struct Entry<V> {
+    ends: Ends,
+    name: &'static str,
+    value: V,
 }
 
 impl<V> Default for Names<V> {
     fn default() -> Self {
-        Self { entries: Vec::new(), slots: vec![(0, 0); 2] }
+        Self { entries: Vec::new(), slots: vec![0; 2] }
     }
 }
 
@@ -27,9 +34,9 @@ impl Names<()> {
 
 impl<V> Names<V> {
     pub(super) fn add(&mut self, name: &'static str, value: V) {
-        self.entries.push((name, value));
+        self.entries.push(Entry { ends: Ends::of(name), name, value });
         if self.slots.len() < 2 * self.entries.len() {
-            self.slots = vec![(0, 0); 2 * self.slots.len()];
+            self.slots = vec![0; 2 * self.slots.len()];
             (0..self.entries.len()).for_each(|index| self.place(index));
         } else {
             self.place(self.entries.len() - 1);
@@ -38,63 +45,76 @@ impl<V> Names<V> {
 
     fn place(&mut self, index: usize) {
         let mask = self.slots.len() - 1;
-        let hash = hash(self.entries[index].0);
-        let mut slot = hash as usize & mask;
-        while self.slots[slot].1 != 0 {
+        let mut slot = self.entries[index].ends.hash() & mask;
+        while self.slots[slot] != 0 {
             slot = (slot + 1) & mask;
         }
-        let number = u16::try_from(index + 1).unwrap_or_else(|_| unreachable!("too many names in a table"));
-        self.slots[slot] = (hash, number);
+        self.slots[slot] = u16::try_from(index + 1).unwrap_or_else(|_| unreachable!("too many names in a table"));
     }
 
     /// The first value of a name that is wanted, in the order in which they were added.
     #[inline]
     pub(super) fn get(&self, name: &str, is_wanted: impl Fn(&V) -> bool) -> Option<&V> {
-        self.of(name, is_wanted).map(|(_, value)| value)
+        self.of(name, is_wanted).map(|entry| &entry.value)
     }
 
     /// The name itself, if it is there.
     #[inline]
     pub(super) fn find(&self, name: &str) -> Option<&'static str> {
-        self.of(name, |_| true).map(|(name, _)| *name)
+        self.of(name, |_| true).map(|entry| entry.name)
     }
 
     #[inline]
-    fn of(&self, name: &str, is_wanted: impl Fn(&V) -> bool) -> Option<&(&'static str, V)> {
+    fn of(&self, name: &str, is_wanted: impl Fn(&V) -> bool) -> Option<&Entry<V>> {
         let mask = self.slots.len() - 1;
-        let hash = hash(name);
-        let mut at = hash as usize & mask;
+        let ends = Ends::of(name);
+        let mut slot = ends.hash() & mask;
         loop {
-            let (there, number) = self.slots[at];
-            if number == 0 {
-                return None;
+            let entry = self.entries.get(usize::from(self.slots[slot]).checked_sub(1)?)?;
+            if entry.ends == ends && (ends.is_all() || entry.name == name) && is_wanted(&entry.value) {
+                return Some(entry);
             }
-            if there == hash {
-                let entry = &self.entries[usize::from(number) - 1];
-                // Shared names need no look at their bytes.
-                if (std::ptr::eq(entry.0, name) || entry.0 == name) && is_wanted(&entry.1) {
-                    return Some(entry);
-                }
-            }
-            at = (at + 1) & mask;
+            slot = (slot + 1) & mask;
         }
     }
 }
 
-/// Mixes the ends of a name, which overlap in a short one: names that agree in both and in length are rare.
-#[inline]
-fn hash(name: &str) -> u32 {
-    let bytes = name.as_bytes();
-    let (first, last) = match (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
-        (Some(first), Some(last)) => (u64::from_le_bytes(*first), u64::from_le_bytes(*last)),
-        _ => match (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
-            (Some(first), Some(last)) => (u64::from(u32::from_le_bytes(*first)), u64::from(u32::from_le_bytes(*last))),
-            _ => bytes.iter().fold((0, 0), |(word, _), byte| (word << 8 | u64::from(*byte), 0)),
-        },
-    };
-    const MIX: u64 = 0x9E37_79B9_7F4A_7C15;
-    let mixed = (first.wrapping_mul(MIX).rotate_left(29) ^ last ^ bytes.len() as u64).wrapping_mul(MIX);
-    (mixed >> 32) as u32
+/// The first and the last bytes of a name, which overlap in a short one, and its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ends {
+    first: u64,
+    last: u64,
+    length: usize,
+}
+
+impl Ends {
+    #[inline]
+    fn of(name: &str) -> Self {
+        let bytes = name.as_bytes();
+        let (first, last) = match (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+            (Some(first), Some(last)) => (u64::from_le_bytes(*first), u64::from_le_bytes(*last)),
+            _ => match (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+                (Some(first), Some(last)) => {
+                    (u64::from(u32::from_le_bytes(*first)), u64::from(u32::from_le_bytes(*last)))
+                }
+                _ => (bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)), 0),
+            },
+        };
+        Self { first, last, length: bytes.len() }
+    }
+
+    /// Whether there is nothing between the ends: names of the same ends are then the same.
+    #[inline]
+    fn is_all(self) -> bool {
+        self.length <= 16
+    }
+
+    #[inline]
+    fn hash(self) -> usize {
+        const MIX: u64 = 0x9E37_79B9_7F4A_7C15;
+        let mixed = (self.first.wrapping_mul(MIX).rotate_left(29) ^ self.last ^ self.length as u64).wrapping_mul(MIX);
+        (mixed >> 32) as usize
+    }
 }
 
 #[cfg(test)]

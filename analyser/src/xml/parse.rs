@@ -3,13 +3,10 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use quick_xml::Reader;
-use quick_xml::events::{BytesStart, Event};
-
-use super::scan;
+use super::scan::{self, Broken};
 use crate::error::{Error, Result};
 use crate::shapes;
-use crate::tree::{Element, Node, Tree};
+use crate::tree::{Builder, Tree, is_white_space};
 
 /// How deep elements may nest. libxml2, and so libvirt, reads no deeper documents.
 pub const MAX_DEPTH: usize = 256;
@@ -27,7 +24,7 @@ impl Tree {
     pub fn from_xml(xml: &str) -> Result<Self> {
         let xml = xml.strip_prefix('\u{FEFF}').unwrap_or(xml);
         let xml = with_line_feeds(xml);
-        let parser = Parser { xml: &xml, open: Vec::new(), root: None };
+        let parser = Parser { xml: &xml, at: 0, builder: Builder::default() };
         parser.run()
     }
 }
@@ -60,54 +57,37 @@ pub(crate) fn place(text: &str, offset: usize) -> (usize, usize) {
 
 struct Parser<'a> {
     xml: &'a str,
-    /// Elements whose end tag has not come yet, outermost first.
-    open: Vec<Element>,
-    root: Option<Element>,
+    /// How far the document has been read.
+    at: usize,
+    builder: Builder,
 }
 
-impl Parser<'_> {
+impl<'a> Parser<'a> {
     fn run(mut self) -> Result<Tree> {
         if let Some(at) = scan::forbidden_character(self.xml) {
             return self.fail(at, "a character that XML does not allow");
         }
-        let mut reader = Reader::from_str(self.xml);
-        let config = reader.config_mut();
-        config.check_comments = true;
-        config.check_end_names = true;
-        config.allow_dangling_amp = false;
-        loop {
-            let at = reader.buffer_position() as usize;
-            let event = match reader.read_event() {
-                Ok(event) => event,
-                Err(e) => return self.fail(reader.error_position() as usize, e.to_string()),
-            };
-            match event {
-                Event::Start(tag) => self.start(&tag, at)?,
-                Event::Empty(tag) => {
-                    self.start(&tag, at)?;
-                    self.end();
-                }
-                Event::End(_) => self.end(),
-                Event::Text(text) => {
-                    if let Some(bad) = text.bytes().any(|b| b == b']').then(|| text.find("]]>")).flatten() {
-                        return self.fail(at + bad, "']]>' in text; its '>' is written &gt;");
-                    }
-                    self.text(&text, at, true)?;
-                }
-                Event::CData(text) => self.text(&text, at, false)?,
-                Event::GeneralRef(name) => match scan::resolve(&name) {
-                    Ok(c) => self.text(c.encode_utf8(&mut [0; 4]), at, false)?,
-                    Err(what) => return self.fail(at, what),
-                },
-                Event::Comment(_) => {}
-                Event::Decl(declaration) => self.declaration(&declaration, at)?,
-                Event::PI(_) => {
-                    return self.fail(at, "a processing instruction; libvirt's documents have none: remove it");
-                }
-                Event::DocType(_) => return self.fail(at, "a document type is not read: remove <!DOCTYPE ...>"),
-                Event::Eof => return self.finish(),
+        while let Some(length) = self.rest().bytes().position(|b| b == b'<') {
+            self.text(length)?;
+            match self.rest().as_bytes().get(1) {
+                Some(b'/') => self.end_tag()?,
+                Some(b'!') => self.comment_or_section()?,
+                Some(b'?') => self.declaration()?,
+                _ => self.start_tag()?,
             }
         }
+        self.text(self.rest().len())?;
+        if let Some(open) = self.builder.name() {
+            return self.fail(self.at, format!("the document ends before </{open}>"));
+        }
+        match std::mem::take(&mut self.builder).finish() {
+            Some(root) => Ok(Tree { root }),
+            None => self.fail(self.at, "there is no element: the document is empty"),
+        }
+    }
+
+    fn rest(&self) -> &'a str {
+        &self.xml[self.at..]
     }
 
     fn fail<T>(&self, at: usize, what: impl Into<String>) -> Result<T> {
@@ -115,72 +95,141 @@ impl Parser<'_> {
         Err(Error::Xml { line, column, what: what.into() })
     }
 
-    fn start(&mut self, tag: &BytesStart<'_>, at: usize) -> Result<()> {
-        if self.open.is_empty() && self.root.is_some() {
-            return self.fail(at, "a second root element");
+    /// A rule that was broken in what is scanned from `start` on.
+    fn broken<T>(&self, start: usize, broken: Broken) -> Result<T> {
+        self.fail(start + broken.at, broken.what)
+    }
+
+    /// Character data of this length, with its references.
+    fn text(&mut self, length: usize) -> Result<()> {
+        let (start, raw) = (self.at, &self.rest()[..length]);
+        self.at += length;
+        if self.builder.depth() == 0 {
+            return match raw.bytes().position(|b| !is_white_space(b)) {
+                Some(at) => self.fail(start + at, "text outside of the root element"),
+                None => Ok(()),
+            };
         }
-        if self.open.len() >= MAX_DEPTH {
-            return self.fail(at, format!("elements nest more than {MAX_DEPTH} deep"));
+        match scan::text(raw) {
+            Ok(text) => self.builder.text(&text),
+            Err(broken) => return self.broken(start, broken),
         }
-        let name = tag.name();
-        let name = name.as_ref();
-        let Some(owned) = checked_name(name) else {
-            return self.fail(at + 1, format!("'{name}' is not a name of an element"));
-        };
-        let mut element = Element::new(owned);
-        let raw = tag.attributes_raw();
-        // One too many at most, unless a value holds the sign.
-        element.reserve_attributes(raw.bytes().filter(|b| *b == b'=').count().min(MANY_ATTRIBUTES));
-        let mut seen = None;
-        let read = scan::attributes(raw, |name, value| {
-            let Some(owned) = checked_name(name) else {
+        Ok(())
+    }
+
+    fn start_tag(&mut self) -> Result<()> {
+        let tag = self.at;
+        if self.builder.is_complete() {
+            return self.fail(tag, "a second root element");
+        }
+        if self.builder.depth() >= MAX_DEPTH {
+            return self.fail(tag, format!("elements nest more than {MAX_DEPTH} deep"));
+        }
+        let name = scan::word(&self.rest()[1..]);
+        self.at += 1 + name.len();
+        match checked_name(name) {
+            Some(name) => self.builder.open(name),
+            None => return self.fail(tag + 1, format!("'{name}' is not a name of an element")),
+        }
+        self.attributes(tag)?;
+        let rest = self.rest();
+        if rest.starts_with("/>") {
+            self.builder.close();
+            self.at += 2;
+        } else if rest.starts_with('>') {
+            self.at += 1;
+        } else {
+            return self.fail(self.at, "expected '>'");
+        }
+        Ok(())
+    }
+
+    /// The attributes of a tag that begins at `tag`.
+    fn attributes(&mut self, tag: usize) -> Result<()> {
+        let start = self.at;
+        let builder = &mut self.builder;
+        let mut seen = HashSet::new();
+        let read = scan::attributes(&self.xml[start..], |name, value| {
+            let Some(name) = checked_name(name) else {
                 return Err(format!("'{name}' is not a name of an attribute"));
             };
-            let there = element.attributes();
-            let twice = if there.len() < MANY_ATTRIBUTES {
+            let there = builder.attributes();
+            let is_twice = if there.len() < MANY_ATTRIBUTES {
                 there.iter().any(|a| a.name == name)
             } else {
-                let seen: &mut HashSet<Cow<'static, str>> =
-                    seen.get_or_insert_with(|| there.iter().map(|a| a.name.clone()).collect());
-                !seen.insert(owned.clone())
+                if seen.is_empty() {
+                    seen.extend(there.iter().map(|a| a.name.clone()));
+                }
+                !seen.insert(name.clone())
             };
-            if twice {
+            if is_twice {
                 return Err(format!("attribute {name} stands there twice"));
             }
-            element.push_attribute(owned, value.into());
+            builder.attribute(name, value.into());
             Ok(())
         });
-        if let Err(broken) = read {
-            return self.fail(at + 1 + name.len() + broken.at, broken.what);
-        }
-        self.open.push(element);
-        Ok(())
-    }
-
-    fn end(&mut self) {
-        // The reader has checked that the names match, so there is an open element.
-        let Some(mut element) = self.open.pop() else { return };
-        drop_white_space_between_elements(&mut element);
-        match self.open.last_mut() {
-            Some(parent) => parent.push(element),
-            None => self.root = Some(element),
-        }
-    }
-
-    fn text(&mut self, text: &str, at: usize, may_be_outside: bool) -> Result<()> {
-        match self.open.last_mut() {
-            Some(element) => element.push_text(text),
-            None if may_be_outside && text.bytes().all(is_white_space) => {}
-            None => return self.fail(at, "text outside of the root element"),
+        match read {
+            Ok(length) if start + length < self.xml.len() => self.at += length,
+            Err(broken) if start + broken.at < self.xml.len() => return self.broken(start, broken),
+            _ => return self.fail(tag, "syntax error: tag not closed: `>` not found before end of input"),
         }
         Ok(())
     }
 
-    fn declaration(&self, declaration: &str, at: usize) -> Result<()> {
+    fn end_tag(&mut self) -> Result<()> {
+        let name = scan::word(&self.rest()[2..]);
+        match self.builder.name() {
+            Some(open) if open == name => {}
+            Some(open) => return self.fail(self.at, format!("expected </{open}>, found </{name}>")),
+            None => return self.fail(self.at, format!("</{name}> ends no element")),
+        }
+        let behind = self.rest()[2 + name.len()..].trim_start_matches([' ', '\t', '\n']);
+        if !behind.starts_with('>') {
+            return self.fail(self.at, format!("expected '>' behind </{name}"));
+        }
+        self.builder.close();
+        self.at = self.xml.len() - behind.len() + 1;
+        Ok(())
+    }
+
+    /// What begins with `<!`.
+    fn comment_or_section(&mut self) -> Result<()> {
+        let rest = self.rest();
+        if let Some(comment) = rest.strip_prefix("<!--") {
+            return match comment.split_once("--") {
+                Some((text, behind)) if behind.starts_with('>') => {
+                    self.at += "<!---->".len() + text.len();
+                    Ok(())
+                }
+                Some((text, _)) => self.fail(self.at + "<!--".len() + text.len(), "'--' within a comment"),
+                None => self.fail(self.at, "the comment does not end"),
+            };
+        }
+        if let Some(section) = rest.strip_prefix("<![CDATA[") {
+            if self.builder.depth() == 0 {
+                return self.fail(self.at, "text outside of the root element");
+            }
+            let Some((text, _)) = section.split_once("]]>") else {
+                return self.fail(self.at, "the CDATA section does not end");
+            };
+            self.builder.text(text);
+            self.at += "<![CDATA[]]>".len() + text.len();
+            return Ok(());
+        }
+        self.fail(self.at, "a document type is not read: remove <!DOCTYPE ...>")
+    }
+
+    /// What begins with `<?`.
+    fn declaration(&mut self) -> Result<()> {
+        let at = self.at;
+        let Some(inside) = self.rest().strip_prefix("<?xml").filter(|inside| inside.starts_with([' ', '\t', '\n']))
+        else {
+            return self.fail(at, "a processing instruction; libvirt's documents have none: remove it");
+        };
         if at != 0 {
             return self.fail(at, "an XML declaration that is not at the very beginning");
         }
-        let read = scan::attributes(declaration.strip_prefix("xml").unwrap_or(declaration), |name, value| match name {
+        let read = scan::attributes(inside, |name, value| match name {
             "version" if value.starts_with("1.") => Ok(()),
             "encoding" if value.eq_ignore_ascii_case("utf-8") || value.eq_ignore_ascii_case("us-ascii") => Ok(()),
             "standalone" if value == "yes" || value == "no" => Ok(()),
@@ -188,20 +237,11 @@ impl Parser<'_> {
             _ => Err(format!("{name}='{value}' in the XML declaration")),
         });
         match read {
-            Ok(()) => Ok(()),
-            Err(broken) => self.fail(at + "<?xml".len() + broken.at, broken.what),
+            Ok(length) if inside[length..].starts_with("?>") => self.at = "<?xml?>".len() + length,
+            Ok(length) => return self.fail("<?xml".len() + length, "expected '?>'"),
+            Err(broken) => return self.broken("<?xml".len(), broken),
         }
-    }
-
-    fn finish(self) -> Result<Tree> {
-        if let Some(open) = self.open.last() {
-            let what = format!("the document ends before </{}>", open.name());
-            return self.fail(self.xml.len(), what);
-        }
-        match self.root {
-            Some(root) => Ok(Tree { root }),
-            None => self.fail(self.xml.len(), "there is no element: the document is empty"),
-        }
+        Ok(())
     }
 }
 
@@ -213,23 +253,10 @@ fn checked_name(name: &str) -> Option<Cow<'static, str>> {
     }
 }
 
-fn is_white_space(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
-}
-
-/// White space around child elements only lays the document out, unless there is other text among it.
-pub(crate) fn drop_white_space_between_elements(element: &mut Element) {
-    let nodes = element.nodes_mut();
-    let has_elements = nodes.iter().any(|n| matches!(n, Node::Element(_)));
-    let blank = |n: &Node| matches!(n, Node::Text(t) if t.bytes().all(is_white_space));
-    if has_elements && nodes.iter().all(|n| matches!(n, Node::Element(_)) || blank(n)) {
-        nodes.retain(|n| matches!(n, Node::Element(_)));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tree::Element;
 
     fn fails(xml: &str, line: usize, column: usize, words: &str) {
         match Tree::from_xml(xml) {

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::tree::is_white_space;
+
 /// A rule that was broken, and the byte offset in the text that was scanned.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Broken {
@@ -83,26 +85,34 @@ fn is_character(c: char) -> bool {
     matches!(c, '\t' | '\n' | '\r' | '\u{20}'..='\u{D7FF}' | '\u{E000}'..='\u{FFFD}' | '\u{10000}'..)
 }
 
-/// The attributes in the inside of a start tag after the element's name, in order. `each` takes name and value; it is
-/// called with the value normalised (references resolved, other white space made spaces), and checks the name.
+/// What stands before white space or a character that markup is made of: a name, if it is one.
+pub(super) fn word(text: &str) -> &str {
+    let ends = |b: u8| matches!(b, b' ' | b'\t' | b'\n' | b'\r' | b'=' | b'>' | b'/' | b'<' | b'\'' | b'"' | b'?');
+    &text[..text.bytes().position(ends).unwrap_or(text.len())]
+}
+
+/// The attributes in a tag, from behind its name on, in order; gives the offset of the first character behind them.
+/// `each` takes name and value; it is called with the value normalised (references resolved, other white space made
+/// spaces), and checks the name.
 pub(super) fn attributes(
     raw: &str,
     mut each: impl FnMut(&str, Cow<'_, str>) -> Result<(), String>,
-) -> Result<(), Broken> {
+) -> Result<usize, Broken> {
+    let is_special = |b| matches!(b, b'&' | b'<' | b'\t' | b'\n' | b'\r');
     let bytes = raw.as_bytes();
     let mut at = 0;
     loop {
         let space = at;
         at += blank(&bytes[at..]);
-        if at == bytes.len() {
-            return Ok(());
+        if matches!(bytes.get(at), None | Some(b'>' | b'/' | b'?')) {
+            return Ok(at);
         }
         if at == space {
             return broken(at, "white space is missing before an attribute");
         }
         let start = at;
-        at += bytes[at..].iter().take_while(|b| !matches!(b, b'=' | b' ' | b'\t' | b'\n' | b'\r')).count();
-        let name = &raw[start..at];
+        let name = word(&raw[at..]);
+        at += name.len();
         at += blank(&bytes[at..]);
         if bytes.get(at) != Some(&b'=') {
             return broken(at, format!("attribute {name} has no value"));
@@ -115,44 +125,54 @@ pub(super) fn attributes(
         };
         at += 1;
         let Some(length) = bytes[at..].iter().position(|b| *b == quote) else {
-            return broken(at, format!("the value of attribute {name} does not end"));
+            return broken(raw.len(), format!("the value of attribute {name} does not end"));
         };
-        let value = normalised(&raw[at..at + length]).map_err(|b| Broken { at: at + b.at, ..b })?;
+        let value = resolved(&raw[at..at + length], is_special).map_err(|b| Broken { at: at + b.at, ..b })?;
         each(name, value).map_err(|what| Broken { at: start, what })?;
         at += length + 1;
     }
 }
 
 fn blank(bytes: &[u8]) -> usize {
-    bytes.iter().take_while(|b| matches!(b, b' ' | b'\t' | b'\n' | b'\r')).count()
+    bytes.iter().take_while(|b| is_white_space(**b)).count()
 }
 
-/// An attribute's value after XML's normalisation.
-fn normalised(raw: &str) -> Result<Cow<'_, str>, Broken> {
-    let Some(first) = raw.bytes().position(|b| matches!(b, b'&' | b'<' | b'\t' | b'\n' | b'\r')) else {
-        return Ok(Cow::Borrowed(raw));
-    };
+/// Character data with its references resolved.
+pub(super) fn text(raw: &str) -> Result<Cow<'_, str>, Broken> {
+    resolved(raw, |b| matches!(b, b'&' | b']'))
+}
+
+/// Text with its references resolved and white space that is special made spaces.
+fn resolved(raw: &str, is_special: impl Fn(u8) -> bool) -> Result<Cow<'_, str>, Broken> {
+    let next = |from: usize| Some(from + raw[from..].bytes().position(&is_special)?);
+    let Some(mut at) = next(0) else { return Ok(Cow::Borrowed(raw)) };
     let mut out = String::with_capacity(raw.len());
-    out.push_str(&raw[..first]);
-    let mut rest = &raw[first..];
-    while let Some(c) = rest.chars().next() {
-        let at = raw.len() - rest.len();
-        match c {
-            '&' => {
-                let Some(end) = rest.find(';') else {
+    let mut from = 0;
+    loop {
+        out.push_str(&raw[from..at]);
+        from = at + 1;
+        match raw.as_bytes()[at] {
+            b'&' => {
+                let name = raw[from..].split(|c| c != '#' && !is_name_character(c)).next().unwrap_or_default();
+                if raw.as_bytes().get(from + name.len()) != Some(&b';') {
                     return broken(at, "'&' begins a reference that does not end; a plain one is written &amp;");
-                };
-                out.push(resolve(&rest[1..end]).map_err(|what| Broken { at, what })?);
-                rest = &rest[end + 1..];
-                continue;
+                }
+                out.push(resolve(name).map_err(|what| Broken { at, what })?);
+                from += name.len() + 1;
             }
-            '<' => return broken(at, "'<' in the value of an attribute; it is written &lt;"),
-            '\t' | '\n' | '\r' => out.push(' '),
-            c => out.push(c),
+            b'<' => return broken(at, "'<' in the value of an attribute; it is written &lt;"),
+            b']' if raw[at..].starts_with("]]>") => return broken(at, "']]>' in text; its '>' is written &gt;"),
+            b']' => out.push(']'),
+            _ => out.push(' '),
         }
-        rest = &rest[c.len_utf8()..];
+        match next(from) {
+            Some(found) => at = found,
+            None => {
+                out.push_str(&raw[from..]);
+                return Ok(Cow::Owned(out));
+            }
+        }
     }
-    Ok(Cow::Owned(out))
 }
 
 #[cfg(test)]

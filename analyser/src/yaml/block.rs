@@ -2,15 +2,15 @@
 
 use std::borrow::Cow;
 
-use super::read::{Entries, Keys, Reader};
+use super::read::Reader;
+use crate::data::{Collection, Leaf, Sink};
 use crate::error::Result;
-use crate::value::Value;
 
 impl<'a> Reader<'a> {
     /// A node whose first byte is at the cursor, in this column, which counts as its indentation. Scalars of several
     /// lines go on on lines that are indented deeper than `parent`.
-    pub(super) fn block_node(&mut self, column: usize, parent: Option<usize>) -> Result<Value<'a>> {
-        if self.peek() == Some(b'-') && self.is_blank_at(self.at + 1) {
+    pub(super) fn block_node(&mut self, column: usize, parent: Option<usize>) -> Result<()> {
+        if self.is_at_item() {
             return self.block_sequence(column);
         }
         if self.is_at_key()? {
@@ -19,11 +19,15 @@ impl<'a> Reader<'a> {
         self.inline_line(parent)
     }
 
+    /// Whether the cursor stands at the dash of a list's item.
+    fn is_at_item(&self) -> bool {
+        self.peek() == Some(b'-') && self.is_blank_at(self.at + 1)
+    }
+
     /// A scalar or flow collection and the end of its line.
-    fn inline_line(&mut self, parent: Option<usize>) -> Result<Value<'a>> {
-        let value = self.inline(parent)?;
-        self.end_line()?;
-        Ok(value)
+    fn inline_line(&mut self, parent: Option<usize>) -> Result<()> {
+        self.inline(parent)?;
+        self.end_line()
     }
 
     /// Whether a key of a mapping begins at the cursor.
@@ -58,27 +62,18 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn block_mapping(&mut self, column: usize) -> Result<Value<'a>> {
-        self.enter()?;
-        let mut entries = Entries::new();
-        let mut keys = Keys::default();
+    fn block_mapping(&mut self, column: usize) -> Result<()> {
+        let mut keys = self.begin_mapping()?;
         loop {
-            let key = self.new_key(&entries, &mut keys)?;
-            let value = self.value_of_key(column)?;
-            entries.push((key, value));
+            let start = self.at;
+            let key = self.block_key()?;
+            self.new_key(key, start, &mut keys)?;
+            self.value_of_key(column)?;
             if !self.has_another_key(column)? {
-                return self.leave(Value::Mapping(entries));
+                self.end_mapping(&keys);
+                return Ok(());
             }
         }
-    }
-
-    fn new_key(&mut self, entries: &Entries<'a>, keys: &mut Keys<'a>) -> Result<Cow<'a, str>> {
-        let start = self.at;
-        let key = self.block_key()?;
-        if keys.is_twice(entries, &key) {
-            return self.fail_at(start, format!("key {key} stands there twice"));
-        }
-        Ok(key)
     }
 
     fn has_another_key(&mut self, column: usize) -> Result<bool> {
@@ -89,7 +84,7 @@ impl<'a> Reader<'a> {
         if self.column() > column {
             return self.fail("is indented deeper than the keys before it");
         }
-        if self.peek() == Some(b'-') && self.is_blank_at(self.at + 1) {
+        if self.is_at_item() {
             // The list that this mapping is an item of goes on only further left.
             return self.fail("an item of a list among the keys of a mapping");
         }
@@ -122,42 +117,37 @@ impl<'a> Reader<'a> {
     }
 
     /// The value behind a key's colon. `column` is the key's.
-    fn value_of_key(&mut self, column: usize) -> Result<Value<'a>> {
+    fn value_of_key(&mut self, column: usize) -> Result<()> {
         self.skip_spaces();
         self.skip_comment();
         if !self.is_line_end() {
             return self.inline_line(Some(column));
         }
         self.skip_to_content()?;
-        if self.is_end() {
-            return Ok(Value::Null);
-        }
         let inner = self.column();
-        let is_item = self.peek() == Some(b'-') && self.is_blank_at(self.at + 1);
-        if inner > column || (inner == column && is_item) {
+        if !self.is_end() && (inner > column || (inner == column && self.is_at_item())) {
             return self.block_node(inner, Some(column));
         }
-        Ok(Value::Null)
+        self.out.leaf(Leaf::Null);
+        Ok(())
     }
 
-    fn block_sequence(&mut self, column: usize) -> Result<Value<'a>> {
-        self.enter()?;
-        let mut items = Vec::new();
+    fn block_sequence(&mut self, column: usize) -> Result<()> {
+        self.begin(Collection::Sequence)?;
         loop {
             // Behind the dash.
             self.at += 1;
-            let item = self.item(column)?;
-            items.push(item);
+            self.item(column)?;
             if !self.has_another_item(column)? {
-                return self.leave(Value::Sequence(items));
+                self.out.end();
+                return Ok(());
             }
         }
     }
 
     fn has_another_item(&mut self, column: usize) -> Result<bool> {
         self.skip_to_content()?;
-        let is_item = !self.is_end() && self.peek() == Some(b'-') && self.is_blank_at(self.at + 1);
-        if self.is_end() || self.column() < column || (self.column() == column && !is_item) {
+        if self.is_end() || self.column() < column || (self.column() == column && !self.is_at_item()) {
             return Ok(false);
         }
         if self.column() > column {
@@ -167,7 +157,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The item behind a dash that stands in this column.
-    fn item(&mut self, column: usize) -> Result<Value<'a>> {
+    fn item(&mut self, column: usize) -> Result<()> {
         self.skip_spaces();
         self.skip_comment();
         if !self.is_line_end() {
@@ -175,22 +165,26 @@ impl<'a> Reader<'a> {
         }
         self.skip_to_content()?;
         if self.is_end() || self.column() <= column {
-            return Ok(Value::Null);
+            self.out.leaf(Leaf::Null);
+            return Ok(());
         }
         self.block_node(self.column(), Some(column))
     }
 
     /// A scalar or flow collection at the cursor.
-    fn inline(&mut self, parent: Option<usize>) -> Result<Value<'a>> {
+    fn inline(&mut self, parent: Option<usize>) -> Result<()> {
         match self.peek() {
-            Some(b'"' | b'\'') => Ok(Value::String(self.quoted()?)),
-            Some(b'[' | b'{') => self.flow_node(),
-            Some(b'|' | b'>') => self.block_scalar(parent),
+            Some(b'"' | b'\'' | b'[' | b'{') => self.flow_node(),
+            Some(b'|' | b'>') => {
+                let text = self.block_scalar(parent)?;
+                self.out.leaf(Leaf::String(text));
+                Ok(())
+            }
             _ => {
                 self.check_plain_start()?;
                 let start = self.at;
                 let text = self.plain_lines(parent)?;
-                self.plain_value(text, start)
+                self.plain(text, start)
             }
         }
     }
@@ -240,7 +234,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A literal or folded scalar.
-    fn block_scalar(&mut self, parent: Option<usize>) -> Result<Value<'a>> {
+    fn block_scalar(&mut self, parent: Option<usize>) -> Result<Cow<'a, str>> {
         let is_folded = self.peek() == Some(b'>');
         self.at += 1;
         let (mut chomping, mut explicit) = (Chomping::Clip, None);
@@ -259,13 +253,13 @@ impl<'a> Reader<'a> {
         let indent = explicit.map(|more| parent.unwrap_or(0) + more);
         let lines = self.block_lines(indent, least)?;
         if lines.is_empty() {
-            return Ok(Value::String(Cow::Borrowed("")));
+            return Ok(Cow::Borrowed(""));
         }
         let mut text = if is_folded { folded(&lines) } else { lines.join("\n") };
         if self.peek().is_some() {
             text.push('\n');
         }
-        Ok(Value::String(Cow::Owned(chomped(text, chomping))))
+        Ok(Cow::Owned(chomped(text, chomping)))
     }
 
     /// The lines of a block scalar without their indentation. The cursor then stands at the last line's end.

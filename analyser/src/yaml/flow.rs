@@ -3,65 +3,68 @@
 use std::borrow::Cow;
 
 use super::block::fold;
-use super::read::{Entries, Keys, Reader};
+use super::read::Reader;
+use crate::data::{Collection, Leaf, Sink};
 use crate::error::Result;
-use crate::value::Value;
 
 impl<'a> Reader<'a> {
     /// A node inside of brackets, or the brackets themselves.
-    pub(super) fn flow_node(&mut self) -> Result<Value<'a>> {
+    pub(super) fn flow_node(&mut self) -> Result<()> {
         match self.peek() {
             Some(b'[') => self.flow_sequence(),
             Some(b'{') => self.flow_mapping(),
-            Some(b'"' | b'\'') => Ok(Value::String(self.quoted()?)),
+            Some(b'"' | b'\'') => {
+                let text = self.quoted()?;
+                self.out.leaf(Leaf::String(text));
+                Ok(())
+            }
             _ => {
                 self.check_plain_start()?;
                 let start = self.at;
                 let text = self.flow_plain()?;
-                self.plain_value(Cow::Borrowed(text), start)
+                self.plain(Cow::Borrowed(text), start)
             }
         }
     }
 
-    fn flow_sequence(&mut self) -> Result<Value<'a>> {
-        self.enter()?;
+    fn flow_sequence(&mut self) -> Result<()> {
+        self.begin(Collection::Sequence)?;
         self.at += 1;
-        let mut items = Vec::new();
         loop {
             self.flow_space()?;
             if self.peek() == Some(b']') {
                 self.at += 1;
-                return self.leave(Value::Sequence(items));
+                self.out.end();
+                return Ok(());
             }
-            items.push(self.flow_node()?);
+            self.flow_node()?;
             self.flow_separator(b']')?;
         }
     }
 
-    fn flow_mapping(&mut self) -> Result<Value<'a>> {
-        self.enter()?;
+    fn flow_mapping(&mut self) -> Result<()> {
+        let mut keys = self.begin_mapping()?;
         self.at += 1;
-        let mut entries = Entries::new();
-        let mut keys = Keys::default();
         loop {
             self.flow_space()?;
             if self.peek() == Some(b'}') {
                 self.at += 1;
-                return self.leave(Value::Mapping(entries));
+                self.end_mapping(&keys);
+                return Ok(());
             }
-            let key = self.flow_key(&entries, &mut keys)?;
-            let value = match self.peek() {
-                Some(b',' | b'}') => Value::Null,
+            let start = self.at;
+            let key = self.flow_key()?;
+            self.new_key(key, start, &mut keys)?;
+            match self.peek() {
+                Some(b',' | b'}') => self.out.leaf(Leaf::Null),
                 _ => self.flow_node()?,
-            };
-            entries.push((key, value));
+            }
             self.flow_separator(b'}')?;
         }
     }
 
     /// A key and its colon. The cursor then stands at the value.
-    fn flow_key(&mut self, entries: &Entries<'a>, keys: &mut Keys<'a>) -> Result<Cow<'a, str>> {
-        let start = self.at;
+    fn flow_key(&mut self) -> Result<Cow<'a, str>> {
         let (key, is_quoted) = match self.peek() {
             Some(b'"' | b'\'') => (self.quoted()?, true),
             _ => {
@@ -69,9 +72,6 @@ impl<'a> Reader<'a> {
                 (Cow::Borrowed(self.flow_plain()?), false)
             }
         };
-        if keys.is_twice(entries, &key) {
-            return self.fail_at(start, format!("key {key} stands there twice"));
-        }
         self.flow_space()?;
         // Behind a quoted key, the colon needs no space: that is JSON.
         if self.peek() != Some(b':') || !(is_quoted || self.ends_flow_plain(self.at + 1)) {

@@ -3,23 +3,23 @@
 use std::borrow::Cow;
 
 use crate::codec::canonical_number;
-use crate::value::Value;
+use crate::data::Leaf;
 
 /// The value of a plain scalar, or why it must be quoted.
-pub(super) fn resolve(text: &str) -> Result<Value<'_>, &'static str> {
-    let Some(first) = text.bytes().next() else { return Ok(Value::Null) };
+pub(super) fn resolve(text: &str) -> Result<Leaf<'_>, &'static str> {
+    let Some(first) = text.bytes().next() else { return Ok(Leaf::Null) };
     if first.is_ascii_digit() || matches!(first, b'-' | b'+' | b'.') {
         return match canonical_number(text) {
-            Some(number) => Ok(Value::Number(number)),
+            Some(number) => Ok(Leaf::Number(number)),
             None if looks_like_number(text) => Err("is a number to some readers and changes on its way: quote it"),
-            None => Ok(Value::String(Cow::Borrowed(text))),
+            None => Ok(Leaf::String(Cow::Borrowed(text))),
         };
     }
     Ok(match word(text) {
-        Some(Word::True) => Value::Bool(true),
-        Some(Word::False) => Value::Bool(false),
-        Some(Word::Null) => Value::Null,
-        None => Value::String(Cow::Borrowed(text)),
+        Some(Word::True) => Leaf::Bool(true),
+        Some(Word::False) => Leaf::Bool(false),
+        Some(Word::Null) => Leaf::Null,
+        None => Leaf::String(Cow::Borrowed(text)),
     })
 }
 
@@ -81,7 +81,7 @@ mod tests {
     fn text_that_every_reader_takes_for_text() {
         for text in ["a", "52:54:00:12:34:5f", "0dd4f2cb-7a0c", "10k", "/dev/vda", "qcow2", "1.2.3a", "2048MiB"] {
             assert!(is_text(text), "{text}");
-            assert_eq!(resolve(text), Ok(Value::String(text.into())), "{text}");
+            assert_eq!(resolve(text), Ok(Leaf::String(text.into())), "{text}");
         }
     }
 
@@ -100,10 +100,10 @@ mod tests {
         for text in ["yes", "No", "ON", "off", "y", "true", "False", "null", "~"] {
             assert!(!is_text(text), "{text}");
         }
-        assert_eq!(resolve("yes"), Ok(Value::Bool(true)));
-        assert_eq!(resolve("off"), Ok(Value::Bool(false)));
-        assert_eq!(resolve("~"), Ok(Value::Null));
-        assert_eq!(resolve(""), Ok(Value::Null));
-        assert_eq!(resolve("42"), Ok(Value::Number(42)));
+        assert_eq!(resolve("yes"), Ok(Leaf::Bool(true)));
+        assert_eq!(resolve("off"), Ok(Leaf::Bool(false)));
+        assert_eq!(resolve("~"), Ok(Leaf::Null));
+        assert_eq!(resolve(""), Ok(Leaf::Null));
+        assert_eq!(resolve("42"), Ok(Leaf::Number(42)));
     }
 }

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
+use crate::data::{Collection, Leaf, Pieces, Sink};
 use crate::error::{Error, Result};
-use crate::value::Value;
 use crate::xml::place;
 use crate::yaml::plain;
 
@@ -13,14 +13,12 @@ const MAX_NESTING: usize = 2 * crate::MAX_DEPTH + 8;
 /// From this number of keys on, duplicates are looked for by hash.
 const MANY_KEYS: usize = 16;
 
-/// Keys and values of one mapping.
-pub(super) type Entries<'a> = Vec<(Cow<'a, str>, Value<'a>)>;
-
 /// Reads one document.
-pub(super) fn read(text: &str) -> Result<Value<'_>> {
-    let mut reader = Reader { text: text.strip_prefix('\u{FEFF}').unwrap_or(text), at: 0, line_start: 0, nesting: 0 };
-    let value = reader.document()?;
-    Ok(value)
+pub(super) fn read(text: &str) -> Result<Pieces<'_>> {
+    let text = text.strip_prefix('\u{FEFF}').unwrap_or(text);
+    let mut reader = Reader { text, at: 0, line_start: 0, keys: Vec::new(), out: Pieces::default() };
+    reader.document()?;
+    Ok(reader.out)
 }
 
 pub(super) struct Reader<'a> {
@@ -28,11 +26,13 @@ pub(super) struct Reader<'a> {
     pub(super) at: usize,
     /// Where the line of `at` begins.
     pub(super) line_start: usize,
-    nesting: usize,
+    /// Keys of the mappings that are being read.
+    keys: Vec<Cow<'a, str>>,
+    pub(super) out: Pieces<'a>,
 }
 
 impl<'a> Reader<'a> {
-    fn document(&mut self) -> Result<Value<'a>> {
+    fn document(&mut self) -> Result<()> {
         if let Some(at) = crate::xml::forbidden_character(self.text) {
             return self.fail_at(at, "a character that YAML does not allow");
         }
@@ -44,14 +44,17 @@ impl<'a> Reader<'a> {
             self.at += 3;
             self.skip_to_content()?;
         }
-        let value = if self.is_end() { Value::Null } else { self.block_node(self.column(), None)? };
+        match self.is_end() {
+            true => self.out.leaf(Leaf::Null),
+            false => self.block_node(self.column(), None)?,
+        }
         self.skip_to_content()?;
         if self.is_marker("...") {
             self.at += 3;
             self.skip_to_content()?;
         }
         match self.peek() {
-            None => Ok(value),
+            None => Ok(()),
             Some(_) if self.is_marker("---") => self.fail("a second document"),
             Some(_) => self.fail("text behind the end of the document; look at its indentation"),
         }
@@ -148,28 +151,55 @@ impl<'a> Reader<'a> {
         if self.is_line_end() { Ok(()) } else { self.fail("expected the end of the line") }
     }
 
-    /// Goes one level deeper. An error ends the reading, so nothing but success goes back up.
-    pub(super) fn enter(&mut self) -> Result<()> {
-        if self.nesting == MAX_NESTING {
+    /// Goes one level deeper.
+    pub(super) fn begin(&mut self, collection: Collection) -> Result<()> {
+        if self.out.depth() == MAX_NESTING {
             return self.fail("collections nest too deep");
         }
-        self.nesting += 1;
+        self.out.begin(collection);
         Ok(())
     }
 
-    /// Goes one level up, with what was read.
-    pub(super) fn leave(&mut self, value: Value<'a>) -> Result<Value<'a>> {
-        self.nesting -= 1;
-        Ok(value)
+    /// Begins a mapping; its keys are then [new](Self::new_key) until [`Self::end_mapping`].
+    pub(super) fn begin_mapping(&mut self) -> Result<Keys<'a>> {
+        self.begin(Collection::Mapping)?;
+        Ok(Keys { start: self.keys.len(), seen: None })
     }
 
-    /// The value of a plain scalar that begins at `start`.
-    pub(super) fn plain_value(&self, text: Cow<'a, str>, start: usize) -> Result<Value<'a>> {
-        match text {
-            Cow::Borrowed(text) => plain::resolve(text).or_else(|what| self.fail_at(start, format!("{text} {what}"))),
-            // One of several lines is neither a number nor a word.
-            Cow::Owned(text) => Ok(Value::String(Cow::Owned(text))),
+    pub(super) fn end_mapping(&mut self, keys: &Keys<'a>) {
+        self.keys.truncate(keys.start);
+        self.out.end();
+    }
+
+    /// Adds a key, which began at `start`, if the mapping does not have it.
+    pub(super) fn new_key(&mut self, key: Cow<'a, str>, start: usize, keys: &mut Keys<'a>) -> Result<()> {
+        let there = &self.keys[keys.start..];
+        let is_twice = if there.len() < MANY_KEYS {
+            there.contains(&key)
+        } else {
+            let seen = keys.seen.get_or_insert_with(|| there.iter().cloned().collect());
+            !seen.insert(key.clone())
+        };
+        if is_twice {
+            return self.fail_at(start, format!("key {key} stands there twice"));
         }
+        self.keys.push(key.clone());
+        self.out.key(key);
+        Ok(())
+    }
+
+    /// A plain scalar that began at `start`.
+    pub(super) fn plain(&mut self, text: Cow<'a, str>, start: usize) -> Result<()> {
+        let leaf = match text {
+            Cow::Borrowed(text) => match plain::resolve(text) {
+                Ok(leaf) => leaf,
+                Err(what) => return self.fail_at(start, format!("{text} {what}")),
+            },
+            // One of several lines is neither a number nor a word.
+            Cow::Owned(text) => Leaf::String(Cow::Owned(text)),
+        };
+        self.out.leaf(leaf);
+        Ok(())
     }
 
     /// Refuses what begins no plain scalar. The cursor stands at its first byte.
@@ -188,32 +218,20 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Keys of a mapping that is being read.
-#[derive(Default)]
+/// Which keys are those of a mapping that is being read.
 pub(super) struct Keys<'a> {
-    seen: HashSet<Cow<'a, str>>,
-}
-
-impl<'a> Keys<'a> {
-    /// Whether `key` is there already.
-    pub(super) fn is_twice(&mut self, entries: &Entries<'a>, key: &str) -> bool {
-        if entries.len() < MANY_KEYS {
-            return entries.iter().any(|(there, _)| there == key);
-        }
-        if self.seen.is_empty() {
-            self.seen.extend(entries.iter().map(|(there, _)| there.clone()));
-        }
-        !self.seen.insert(Cow::Owned(key.to_owned()))
-    }
+    start: usize,
+    /// All of them, where they are many.
+    seen: Option<HashSet<Cow<'a, str>>>,
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::value::Value;
 
     fn reads(yaml: &str, json: &str) {
         let want: serde_json::Value = serde_json::from_str(json).unwrap();
-        assert_eq!(read(yaml).map(|value| value.to_json()), Ok(want), "{yaml}");
+        assert_eq!(Value::from_yaml(yaml).map(|value| value.to_json()), Ok(want), "{yaml}");
     }
 
     #[test]

@@ -1,90 +1,120 @@
 //! Writes data as YAML in block style, as kubectl does: lists are not indented below their key.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use super::plain;
-use crate::value::Value;
+use crate::data::{Collection, Leaf, Sink};
 
-/// The text of a value.
-pub(super) fn write(value: &Value<'_>) -> String {
-    let mut out = String::with_capacity(4096);
-    match value {
-        Value::Mapping(entries) if !entries.is_empty() => mapping(entries, 0, false, &mut out),
-        Value::Sequence(items) if !items.is_empty() => sequence(items, 0, &mut out),
-        scalar => {
-            // Some readers want the lines of a block indented even here.
-            inline(scalar, 1, &mut out);
-            out.push('\n');
-        }
-    }
-    out
+/// Writes each piece of a value as it comes.
+pub(super) struct Writer {
+    out: String,
+    /// Collections that have not ended, outermost first.
+    open: Vec<Open>,
+    place: Place,
 }
 
-type Entries<'a> = [(std::borrow::Cow<'a, str>, Value<'a>)];
+/// A collection that is being written.
+struct Open {
+    collection: Collection,
+    /// Levels of indentation of its keys or dashes.
+    depth: usize,
+    is_empty: bool,
+    /// Where it begins.
+    place: Place,
+}
 
-/// Entries on lines of their own; the first one goes on on the line that is there if `is_begun`.
-fn mapping(entries: &Entries<'_>, depth: usize, is_begun: bool, out: &mut String) {
-    for (index, (key, value)) in entries.iter().enumerate() {
-        if index > 0 || !is_begun {
-            indent(depth, out);
+/// Where the next value goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// The beginning of the text.
+    Top,
+    /// Behind the colon of a key.
+    BehindKey,
+    /// Behind the dash of an item, and a space.
+    BehindDash,
+}
+
+impl Writer {
+    pub(super) fn new() -> Self {
+        Self { out: String::with_capacity(4096), open: Vec::new(), place: Place::Top }
+    }
+
+    /// The text, which ends with a line feed.
+    pub(super) fn finish(self) -> String {
+        self.out
+    }
+
+    /// Begins a key or an item on a line of its own; the first one of a collection goes on on the line that is there.
+    fn entry(&mut self) {
+        let Some(open) = self.open.last_mut() else { return };
+        let is_first = std::mem::replace(&mut open.is_empty, false);
+        if !is_first {
+            indent(open.depth, &mut self.out);
+        } else if open.place == Place::BehindKey {
+            self.out.push('\n');
+            indent(open.depth, &mut self.out);
         }
-        text(key, None, out);
-        out.push(':');
-        match value {
-            Value::Mapping(inner) if !inner.is_empty() => {
-                out.push('\n');
-                mapping(inner, depth + 1, false, out);
-            }
-            Value::Sequence(items) if !items.is_empty() => {
-                out.push('\n');
-                sequence(items, depth, out);
-            }
-            scalar => {
-                out.push(' ');
-                inline(scalar, depth + 1, out);
-                out.push('\n');
-            }
+    }
+
+    /// Begins a value, which is an item if a sequence is open.
+    fn value(&mut self) {
+        if self.open.last().is_some_and(|open| open.collection == Collection::Sequence) {
+            self.entry();
+            self.out.push_str("- ");
+            self.place = Place::BehindDash;
         }
+    }
+
+    /// What is written on the line where its key or dash stands.
+    fn inline(&mut self, write: impl FnOnce(usize, &mut String)) {
+        if self.place == Place::BehindKey {
+            self.out.push(' ');
+        }
+        // Some readers want the lines of a block indented even at the top.
+        let depth = self.open.last().map_or(1, |open| open.depth + 1);
+        write(depth, &mut self.out);
+        self.out.push('\n');
     }
 }
 
-fn sequence(items: &[Value<'_>], depth: usize, out: &mut String) {
-    for item in items {
-        indent(depth, out);
-        dash(item, depth, out);
-    }
-}
-
-/// An item whose dash stands at `depth`.
-fn dash(item: &Value<'_>, depth: usize, out: &mut String) {
-    out.push_str("- ");
-    match item {
-        Value::Mapping(inner) if !inner.is_empty() => mapping(inner, depth + 1, true, out),
-        Value::Sequence(items) => match items.as_slice() {
-            [] => out.push_str("[]\n"),
-            [first, rest @ ..] => {
-                dash(first, depth + 1, out);
-                sequence(rest, depth + 1, out);
+impl<'a> Sink<'a> for Writer {
+    fn leaf(&mut self, leaf: Leaf<'a>) {
+        self.value();
+        self.inline(|depth, out| match leaf {
+            Leaf::Null => out.push_str("null"),
+            Leaf::Bool(value) => out.push_str(if value { "true" } else { "false" }),
+            Leaf::Number(number) => {
+                let _ = write!(out, "{number}");
             }
-        },
-        scalar => {
-            inline(scalar, depth + 1, out);
-            out.push('\n');
-        }
+            Leaf::String(value) => text(&value, Some(depth), out),
+        });
     }
-}
 
-/// A scalar or an empty collection; further lines of a block scalar are indented to `depth`.
-fn inline(value: &Value<'_>, depth: usize, out: &mut String) {
-    match value {
-        Value::Null => out.push_str("null"),
-        Value::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
-        Value::Number(number) => {
-            let _ = write!(out, "{number}");
+    fn begin(&mut self, collection: Collection) {
+        self.value();
+        let depth = match (self.open.last(), self.place, collection) {
+            (None, ..) => 0,
+            (Some(outer), Place::BehindKey, Collection::Sequence) => outer.depth,
+            (Some(outer), ..) => outer.depth + 1,
+        };
+        self.open.push(Open { collection, depth, is_empty: true, place: self.place });
+    }
+
+    fn key(&mut self, key: Cow<'a, str>) {
+        self.entry();
+        text(&key, None, &mut self.out);
+        self.out.push(':');
+        self.place = Place::BehindKey;
+    }
+
+    fn end(&mut self) {
+        let Some(open) = self.open.pop() else { return };
+        if open.is_empty {
+            self.place = open.place;
+            let empty = if open.collection == Collection::Mapping { "{}" } else { "[]" };
+            self.inline(|_, out| out.push_str(empty));
         }
-        Value::String(value) => text(value, Some(depth), out),
-        Value::Sequence(_) => out.push_str("[]"),
-        Value::Mapping(_) => out.push_str("{}"),
     }
 }
 
@@ -227,7 +257,11 @@ fn indent(depth: usize, out: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::value::Value;
+
+    fn write(value: &Value<'_>) -> String {
+        value.to_yaml()
+    }
 
     fn text_of(value: &str) -> String {
         write(&Value::String(value.into()))
