@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use kubevmm_analyser::lower::{Format, NicSource};
-use kubevmm_api::VirtualMachineDisk;
 use kubevmm_api::common::NetworkKind;
 use tokio::sync::{broadcast, watch};
 
@@ -116,10 +115,15 @@ pub struct DiskOnHost {
 ///
 /// Deleting the volume of a deleted VirtualMachineDisk is the storage's own work, driven by [`Store`].
 pub trait Storage: Send + Sync + 'static {
-    /// Makes the disk real and says where it is. It returns soon: long work (the download of an image, a copy) runs as a
+    /// Makes a disk of the VM `vm_uid` real and says where it is. It returns soon: long work (the download of an image, a copy) runs as a
     /// job of its own, and [`NotYet`] with [`Retry::OnChange`] is returned while it does; its end is told by
     /// [`Changes::notify`]. Called again before each start of the VM; nothing is done for a disk that is there.
-    fn ensure_disk<'a>(&'a self, disk: &'a VirtualMachineDisk) -> BoxFuture<'a, Result<DiskOnHost, NotYet>>;
+    fn ensure_disk<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+        vm_uid: &'a str,
+    ) -> BoxFuture<'a, Result<DiskOnHost, NotYet>>;
 }
 
 /// The networks of VMs.

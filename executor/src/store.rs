@@ -8,7 +8,6 @@ use std::time::Duration;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::Node;
 use kube::api::Api;
-use kube::core::NamespaceResourceScope;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::reflector::{self, ObjectRef, reflector};
 use kube::runtime::utils::Backoff;
@@ -185,22 +184,6 @@ impl Store {
         );
     }
 
-    /// A disk as it is now; from the API server when the watch does not have it (yet).
-    ///
-    /// # Errors
-    /// When the API server does not answer.
-    pub async fn disk(
-        &self,
-        client: &Client,
-        namespace: &str,
-        name: &str,
-    ) -> Result<Option<Arc<VirtualMachineDisk>>, kube::Error> {
-        match self.disks.get(namespace, name) {
-            Some(disk) => Ok(Some(disk)),
-            None => Ok(namespaced(client, namespace).get_opt(name).await?.map(Arc::new)),
-        }
-    }
-
     /// The one cluster network that is annotated as the default; `None` when there is none, or several.
     pub fn default_network(&self) -> Option<String> {
         let is_default = |network: &&Arc<ClusterVirtualMachineNetwork>| {
@@ -221,13 +204,6 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     Cache::start(Api::all(client.clone()), Config::default(), |_| {})
-}
-
-fn namespaced<K>(client: &Client, namespace: &str) -> Api<K>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
-{
-    Api::namespaced(client.clone(), namespace)
 }
 
 /// Doubling pauses with a short upper bound.

@@ -5,6 +5,8 @@ use kubevmm_api::condition::{HOST_RELEASED, PROVISIONED, is_true};
 use kubevmm_api::disk::ReclaimPolicy;
 use kubevmm_api::{VirtualMachineDisk, names};
 
+use crate::host::NotYet;
+
 /// Extension and format of the volumes of disks.
 pub(super) const FORMAT: &str = "qcow2";
 
@@ -39,10 +41,28 @@ pub(super) fn volume_name(disk: &VirtualMachineDisk) -> String {
     )
 }
 
+/// Whether the disk has its volume.
+pub(super) fn is_provisioned(disk: &VirtualMachineDisk) -> bool {
+    disk.status.as_ref().is_some_and(|status| is_true(&status.conditions, PROVISIONED))
+}
+
+/// Whether the disk is the VM's that wants to use it.
+pub(super) fn check_holder(disk: &VirtualMachineDisk, vm_uid: &str) -> Result<(), NotYet> {
+    let name = disk.metadata.name.as_deref().unwrap_or_default();
+    match disk.status.as_ref().and_then(|status| status.used_by.as_ref()) {
+        Some(holder) if holder.uid == vm_uid => Ok(()),
+        Some(holder) => {
+            let message = format!("the VirtualMachineDisk {name} is used by the VM {}", holder.name);
+            Err(NotYet::on_change("DiskInUse", message))
+        }
+        None => Err(NotYet::on_change("DiskNotClaimed", format!("the VirtualMachineDisk {name} is not yet this VM's"))),
+    }
+}
+
 /// The next step towards a disk that a VM can use.
 pub(super) fn next(disk: &VirtualMachineDisk, volume_exists: bool) -> Step {
     let status = disk.status.as_ref();
-    let provisioned = status.is_some_and(|status| is_true(&status.conditions, PROVISIONED));
+    let provisioned = is_provisioned(disk);
     let claimed = status.and_then(|status| status.volume_name.as_ref()).is_some_and(|name| *name == volume_name(disk));
     match (disk.metadata.deletion_timestamp.is_some(), provisioned, volume_exists, claimed) {
         (true, ..) => Step::Deleted,
@@ -128,6 +148,14 @@ mod tests {
         assert_eq!(next(&with(""), false), Step::Claim);
         assert_eq!(next(&with(CLAIM), false), Step::Create);
         assert_eq!(next(&with(&format!("{CLAIM}, {}", condition("Provisioned"))), true), Step::Use);
+    }
+
+    #[test]
+    fn only_its_holder_uses_a_disk() {
+        let reason = |status: &str| check_holder(&with(status), "u").map_err(|not_yet| not_yet.reason);
+        assert_eq!(reason("usedBy: {name: web, uid: u}"), Ok(()));
+        assert_eq!(reason("usedBy: {name: web, uid: earlier}"), Err("DiskInUse"), "a namesake");
+        assert_eq!(reason(""), Err("DiskNotClaimed"));
     }
 
     #[test]

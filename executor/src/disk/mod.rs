@@ -12,7 +12,7 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::{Resource, ResourceExt};
 use kubevmm_analyser::lower::{Backing, Format, VolumeInput, lower_volume};
 use kubevmm_analyser::read::read_volume;
-use kubevmm_api::condition::{HOST_RELEASED, PROVISIONED, Wanted, is_true};
+use kubevmm_api::condition::{HOST_RELEASED, PROVISIONED, Wanted};
 use kubevmm_api::{MANAGER_EXECUTOR, Quantity, VirtualMachineDisk};
 
 use self::decide::{Farewell, Step};
@@ -39,10 +39,17 @@ pub struct Disks {
 }
 
 impl Storage for Disks {
-    fn ensure_disk<'a>(&'a self, disk: &'a VirtualMachineDisk) -> BoxFuture<'a, Result<DiskOnHost, NotYet>> {
+    fn ensure_disk<'a>(
+        &'a self,
+        namespace: &'a str,
+        name: &'a str,
+        vm_uid: &'a str,
+    ) -> BoxFuture<'a, Result<DiskOnHost, NotYet>> {
         async move {
-            let _turn = self.turns.take(&key(disk)).await;
-            self.ensure(disk.clone()).await
+            let _turn = self.turns.take(&key(namespace, name)).await;
+            let disk = self.find(namespace, name).await?;
+            decide::check_holder(&disk, vm_uid)?;
+            self.ensure(disk).await
         }
         .boxed()
     }
@@ -78,9 +85,6 @@ impl Disks {
         })?;
         let pool = self.pools.usable(&pool_name).await?;
         let volume_name = decide::volume_name(&disk);
-        if !disk.status.as_ref().is_some_and(|status| is_true(&status.conditions, PROVISIONED)) {
-            disk = self.read(&disk).await?;
-        }
         for _ in 0..MOST_STEPS {
             let volume = find_volume(&pool.pool, &volume_name).await?;
             match (decide::next(&disk, volume.is_some()), volume) {
@@ -114,15 +118,20 @@ impl Disks {
         Err(NotYet::backoff("LibvirtError", format!("volume {volume_name} changes while it is set up")))
     }
 
-    /// The disk as the API server has it: a watch that lags must not make a volume again.
-    async fn read(&self, disk: &VirtualMachineDisk) -> Result<VirtualMachineDisk, NotYet> {
-        let name = disk.name_any();
-        let read = crate::api::limited(WRITE_TIMEOUT, self.api(disk).get(&name)).await;
-        let read = read.map_err(|error| NotYet::backoff("ApiError", format!("cannot read disk {name}: {error}")))?;
-        match read.uid() == disk.uid() {
-            true => Ok(read),
-            false => Err(NotYet::on_change("DiskDeleted", format!("disk {name} is another one by now"))),
+    /// The disk as it is now. A watch that lags must not make a volume again: from it comes only a disk that has its
+    /// volume.
+    async fn find(&self, namespace: &str, name: &str) -> Result<VirtualMachineDisk, NotYet> {
+        let watched = self.context.store.disks.get(namespace, name);
+        if let Some(disk) = watched.filter(|disk| decide::is_provisioned(disk)) {
+            return Ok(disk.as_ref().clone());
         }
+        let read = crate::api::limited(WRITE_TIMEOUT, self.api(namespace).get_opt(name)).await;
+        let read =
+            read.map_err(|error| NotYet::backoff("ApiUnavailable", format!("cannot read disk {name}: {error}")))?;
+        read.ok_or_else(|| {
+            let message = format!("there is no VirtualMachineDisk {name}: create it, or correct spec.disks");
+            NotYet::on_change("DiskNotFound", message)
+        })
     }
 
     /// Keeps a volume that is whole, and deletes one whose creation was cut short.
@@ -196,7 +205,8 @@ impl Disks {
         if farewell == Farewell::Nothing {
             return true;
         }
-        let turn = self.turns.take(&key(disk)).await;
+        let key = key(&disk.namespace().unwrap_or_default(), &disk.name_any());
+        let turn = self.turns.take(&key).await;
         let outcome = match farewell {
             Farewell::Delete => self.delete(disk).await,
             Farewell::Nothing | Farewell::Release => Ok("its volume stays in its pool"),
@@ -208,7 +218,7 @@ impl Disks {
         let volume_name = disk.status.as_ref().and_then(|status| status.volume_name.clone()).unwrap_or_default();
         let written = self.write(disk, &volume_name, None, condition).await;
         if outcome.is_ok() && written.is_ok() {
-            self.turns.end(&key(disk), turn);
+            self.turns.end(&key, turn);
         }
         outcome.is_ok() && written.is_ok()
     }
@@ -260,18 +270,18 @@ impl Disks {
             "metadata": { "name": name, "uid": disk.uid() },
             "status": { "volumeName": after.volume_name, "capacity": after.capacity, "conditions": conditions },
         });
-        let api = self.api(disk);
+        let api = self.api(&disk.namespace().unwrap_or_default());
         let params = PatchParams::apply(MANAGER_EXECUTOR).force();
         crate::api::limited(WRITE_TIMEOUT, api.patch_status(&name, &params, &Patch::Apply(&patch)))
             .await
             .map_err(|error| NotYet::backoff("ApiError", format!("cannot write the status of disk {name}: {error}")))
     }
 
-    fn api(&self, disk: &VirtualMachineDisk) -> Api<VirtualMachineDisk> {
-        Api::namespaced(self.context.client.clone(), &disk.namespace().unwrap_or_default())
+    fn api(&self, namespace: &str) -> Api<VirtualMachineDisk> {
+        Api::namespaced(self.context.client.clone(), namespace)
     }
 }
 
-fn key(disk: &VirtualMachineDisk) -> String {
-    disk.uid().unwrap_or_default()
+fn key(namespace: &str, name: &str) -> String {
+    format!("{namespace}/{name}")
 }

@@ -1,15 +1,12 @@
 //! What a VM's task asks of the API server.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use kube::Resource;
 use kube::api::{Api, Patch, PatchParams};
 use kubevmm_api::common::Accelerator;
-use kubevmm_api::{
-    MANAGER_EXECUTOR, VirtualMachine, VirtualMachineClassSpec, VirtualMachineDisk, VirtualMachineStatus,
-};
+use kubevmm_api::{MANAGER_EXECUTOR, VirtualMachine, VirtualMachineClassSpec, VirtualMachineStatus};
 use serde_json::Value;
 
 use crate::Error;
@@ -39,12 +36,6 @@ pub(super) trait Cluster: Send + Sync + 'static {
     fn class(&self, name: &str) -> Option<VirtualMachineClassSpec>;
     /// The default cluster network, if there is exactly one.
     fn default_network(&self) -> Option<String>;
-    /// A disk.
-    fn disk<'a>(
-        &'a self,
-        namespace: &'a str,
-        name: &'a str,
-    ) -> BoxFuture<'a, Result<Option<Arc<VirtualMachineDisk>>, Error>>;
     /// How guests' CPUs run on this host, and libvirt's name of its architecture; `None` while that is being found out.
     fn machine(&self) -> Option<(Accelerator, String)>;
     /// An Event about the VM.
@@ -95,14 +86,6 @@ impl Cluster for KubeCluster {
 
     fn default_network(&self) -> Option<String> {
         self.context.store.default_network()
-    }
-
-    fn disk<'a>(
-        &'a self,
-        namespace: &'a str,
-        name: &'a str,
-    ) -> BoxFuture<'a, Result<Option<Arc<VirtualMachineDisk>>, Error>> {
-        Box::pin(async move { limited(TIMEOUT, self.context.store.disk(&self.context.client, namespace, name)).await })
     }
 
     fn machine(&self) -> Option<(Accelerator, String)> {

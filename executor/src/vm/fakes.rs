@@ -10,7 +10,7 @@ use kubevmm_analyser::lower::{Format, NicSource};
 use kubevmm_analyser::read::read_domain;
 use kubevmm_api::common::{Accelerator, NetworkKind};
 use kubevmm_api::vm::DomainState;
-use kubevmm_api::{VirtualMachine, VirtualMachineClassSpec, VirtualMachineDisk, VirtualMachineStatus};
+use kubevmm_api::{VirtualMachine, VirtualMachineClassSpec, VirtualMachineStatus};
 
 use super::cluster::Cluster;
 use super::decide::{Found, Seen};
@@ -205,14 +205,6 @@ impl Cluster for Fake {
         None
     }
 
-    fn disk<'a>(
-        &'a self,
-        _: &'a str,
-        _: &'a str,
-    ) -> BoxFuture<'a, std::result::Result<Option<Arc<VirtualMachineDisk>>, Error>> {
-        self.ask(|_| Ok(None))
-    }
-
     fn machine(&self) -> Option<(Accelerator, String)> {
         Some((Accelerator::TCG, "x86_64".into()))
     }
@@ -221,7 +213,12 @@ impl Cluster for Fake {
 }
 
 impl Storage for Fake {
-    fn ensure_disk<'a>(&'a self, _: &'a VirtualMachineDisk) -> BoxFuture<'a, std::result::Result<DiskOnHost, NotYet>> {
+    fn ensure_disk<'a>(
+        &'a self,
+        _: &'a str,
+        _: &'a str,
+        _: &'a str,
+    ) -> BoxFuture<'a, std::result::Result<DiskOnHost, NotYet>> {
         self.ask(|_| Ok(DiskOnHost { path: "/p/v".into(), format: Format::Qcow2, read_only: false }))
     }
 }

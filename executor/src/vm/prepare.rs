@@ -81,7 +81,8 @@ pub(super) async fn prepare(
         let message = "the host's capabilities are being read";
         return Err(NotYet { retry: Retry::After(Duration::from_millis(200)), ..NotYet::backoff("Starting", message) });
     };
-    let disks = try_join_all(effective.disks.iter().map(|d| disk(cluster, makers, namespace, &identity.uid, d)));
+    let disks = effective.disks.iter().map(|disk| &disk.disk_name);
+    let disks = try_join_all(disks.map(|name| makers.storage.ensure_disk(namespace, name, &identity.uid)));
     let nics = try_join_all(effective.networks.iter().map(|nic| network(makers, namespace, nic)));
     let (disks, nics, seed) = try_join3(disks, nics, seed(makers, vm, identity)).await?;
     let mark = mark(vm, identity);
@@ -99,31 +100,6 @@ fn mark(vm: &VirtualMachine, identity: &Identity) -> Mark {
         uid: identity.uid.clone(),
         epoch: placement.map_or(0, |placement| placement.epoch),
         generation: vm.metadata.generation.unwrap_or_default(),
-    }
-}
-
-async fn disk(
-    cluster: &dyn Cluster,
-    makers: &Makers,
-    namespace: &str,
-    vm_uid: &str,
-    disk: &EffectiveDisk,
-) -> Result<DiskOnHost, NotYet> {
-    let name = &disk.disk_name;
-    let object = cluster.disk(namespace, name).await.map_err(api_error)?.ok_or_else(|| {
-        NotYet::on_change(
-            "DiskNotFound",
-            format!("there is no VirtualMachineDisk {name}: create it, or correct spec.disks"),
-        )
-    })?;
-    let holder = object.status.as_ref().and_then(|status| status.used_by.as_ref());
-    match holder {
-        Some(holder) if holder.uid == vm_uid => makers.storage.ensure_disk(&object).await,
-        Some(holder) => Err(NotYet::on_change(
-            "DiskInUse",
-            format!("the VirtualMachineDisk {name} is used by the VM {}", holder.name),
-        )),
-        None => Err(NotYet::on_change("DiskNotClaimed", format!("the VirtualMachineDisk {name} is not yet this VM's"))),
     }
 }
 
@@ -173,10 +149,6 @@ async fn read(path: &Path) -> Result<Data, NotYet> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(NotYet::backoff("SecretNotReadable", format!("cannot read {}: {error}", path.display()))),
     }
-}
-
-fn api_error(error: crate::Error) -> NotYet {
-    NotYet::backoff("ApiUnavailable", error.to_string())
 }
 
 fn domain(
