@@ -1,11 +1,10 @@
 //! The status of this host's Hypervisor object: one actor collects what the parts of the executor find, and writes it
-//! when it differs from what is there. What a person wants to know of the change becomes Events.
+//! when it differs from what is there.
 //!
 //! Each part sets its own piece as often as it likes. A piece that has not been set since the start keeps what the
 //! executor before this one wrote.
 
 mod inventory;
-mod news;
 mod status;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -23,7 +22,6 @@ use tokio::sync::{mpsc, oneshot};
 pub use inventory::{forward_events, run as run_inventory};
 pub use status::{HostFacts, Pieces};
 
-use crate::events::EventRecorder;
 use crate::store::Cache;
 
 /// Changes within this time are one write.
@@ -54,10 +52,9 @@ enum Message {
 
 impl HostReport {
     /// Starts the actor for the Hypervisor `node`.
-    pub fn start(client: kube::Client, node: &str, hypervisors: Cache<Hypervisor>, events: EventRecorder) -> Self {
+    pub fn start(client: kube::Client, node: &str, hypervisors: Cache<Hypervisor>) -> Self {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let pieces = Pieces::default();
-        let writer = Writer { api: Api::all(client), node: node.to_owned(), hypervisors, events, pieces };
+        let writer = Writer { api: Api::all(client), node: node.to_owned(), hypervisors, pieces: Pieces::default() };
         tokio::spawn(writer.run(receiver));
         Self { messages: sender, machine: Arc::default() }
     }
@@ -122,7 +119,6 @@ struct Writer {
     api: Api<Hypervisor>,
     node: String,
     hypervisors: Cache<Hypervisor>,
-    events: EventRecorder,
     pieces: Pieces,
 }
 
@@ -182,12 +178,7 @@ impl Writer {
         if after == before {
             return Ok(());
         }
-        let written = self.patch(&after).await?;
-        for news in news::news(&written, &before, &after) {
-            let send = if news.warning { EventRecorder::warning } else { EventRecorder::normal };
-            send(&self.events, &news.about, news.action, &news.reason, news.note);
-        }
-        *base = Some(written);
+        *base = Some(self.patch(&after).await?);
         Ok(())
     }
 

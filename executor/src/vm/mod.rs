@@ -34,7 +34,6 @@ mod decide;
 mod domains;
 #[cfg(test)]
 mod fakes;
-mod news;
 mod prepare;
 mod status;
 #[cfg(test)]
