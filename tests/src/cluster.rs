@@ -1,5 +1,6 @@
 //! The lab with the project installed: one for all stories.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use serde_json::json;
 
 use crate::api::{self, ApiServer, Json};
 use crate::foreign;
-use crate::host::{Host, Process};
+use crate::host::{Host, Process, lines};
 use crate::inventory::Inventory;
 use crate::picture::Picture;
 use crate::wait::{wait_for, within};
@@ -103,7 +104,9 @@ impl Cluster {
         let renew = std::env::var_os("KUBEVMM_KEEP_LAB").is_some_and(|value| value == "renew");
         if !was_kept || renew {
             step("import the images", || draft.import_images())?;
-            step("install", || draft.install())?;
+            step("install", || draft.apply())?;
+            step("install again: nothing changes", || draft.applies_again_without_a_change())?;
+            draft.shorten_time_outs()?;
         }
         if was_kept && renew {
             draft.restart_pods()?;
@@ -270,7 +273,9 @@ impl Cluster {
     /// # Errors
     /// Those of kubectl.
     pub fn install(&self) -> Result<()> {
-        Draft { lab: self.lab, api: &self.api }.install()
+        let draft = Draft { lab: self.lab, api: &self.api };
+        draft.apply()?;
+        draft.shorten_time_outs()
     }
 }
 
@@ -286,6 +291,10 @@ fn libvirt_hosts(lab: &'static Lab) -> Vec<Host> {
 /// Whether the lab outlives this run.
 fn keep() -> bool {
     std::env::var_os("KUBEVMM_KEEP_LAB").is_some()
+}
+
+fn yamls() -> String {
+    work_tree().join("yamls").to_string_lossy().into_owned()
 }
 
 /// The project's work tree.
@@ -348,9 +357,41 @@ impl Draft<'_> {
         Ok(())
     }
 
-    fn install(&self) -> Result<()> {
-        let yamls = work_tree().join("yamls");
-        self.lab.kubectl(["apply", "-f", &yamls.to_string_lossy()])?;
+    /// `kubectl apply -f yamls/`; what it says.
+    fn apply(&self) -> Result<String> {
+        Ok(self.lab.kubectl(["apply", "-f", &yamls()])?)
+    }
+
+    fn applies_again_without_a_change(&self) -> Result<()> {
+        // Until then the API server itself writes to the definitions.
+        self.lab.kubectl(["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"])?;
+        let before = self.installed()?;
+        let said = self.apply()?;
+        let lines = lines(&said);
+        // "configured" is what kubectl says of a patch, also of one that the API server finds to change nothing.
+        let known = |line: &&String| line.ends_with(" unchanged") || line.ends_with(" configured");
+        if lines.is_empty() || !lines.iter().all(|line| known(&line)) {
+            bail!("a second apply did more than nothing:\n{said}");
+        }
+        let after = self.installed()?;
+        let changed: Vec<_> = after.iter().filter(|(name, version)| before.get(*name) != Some(version)).collect();
+        if changed.is_empty() { Ok(()) } else { bail!("a second apply has changed {changed:?}") }
+    }
+
+    /// The version of each installed object; of those with a status that others write, of the rest of it.
+    fn installed(&self) -> Result<BTreeMap<String, String>> {
+        let list: Json = serde_json::from_str(&self.lab.kubectl(["get", "-f", &yamls(), "-o", "json"])?)?;
+        let objects = list["items"].as_array().context("no list of objects")?;
+        let version = |object: &Json| {
+            let (kind, metadata) = (&object["kind"], &object["metadata"]);
+            let own = *kind == "CustomResourceDefinition" || metadata["generation"].is_null();
+            let version = &metadata[if own { "resourceVersion" } else { "generation" }];
+            (format!("{kind} {}", metadata["name"]), version.to_string())
+        };
+        Ok(objects.iter().map(version).collect())
+    }
+
+    fn shorten_time_outs(&self) -> Result<()> {
         self.add_argument(api::DEPLOYMENT, "kubevmm-controller", CONTROLLER_LEASE_SECONDS)?;
         self.add_argument(api::DAEMON_SET, "kubevmm-executor", EXECUTOR_LEASE_SECONDS)
     }
