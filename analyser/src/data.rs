@@ -1,6 +1,7 @@
 //! Data as YAML and JSON have it, piece by piece: what readers give and writers take, without a tree in between.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use crate::tree::declared_prefix;
 
@@ -161,24 +162,38 @@ impl<'p> Entries<'p, '_> {
     }
 }
 
-impl Data<'_, '_> {
-    /// What it is, for messages.
-    pub(crate) fn kind(self) -> &'static str {
-        match self {
-            Self::Leaf(leaf) => leaf.kind(),
-            Self::Mapping(_) => "a mapping",
-            Self::Sequence(_) => "a list",
-        }
+/// What a value is, for messages.
+pub(crate) enum Kind {
+    Null,
+    Bool,
+    Number,
+    String,
+    Sequence,
+    Mapping,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Null => "null",
+            Self::Bool => "true or false",
+            Self::Number => "a number",
+            Self::String => "text",
+            Self::Sequence => "a list",
+            Self::Mapping => "a mapping",
+        })
     }
 }
 
-impl Leaf<'_> {
-    fn kind(&self) -> &'static str {
+impl Data<'_, '_> {
+    pub(crate) fn kind(self) -> Kind {
         match self {
-            Self::Null => "null",
-            Self::Bool(_) => "true or false",
-            Self::Number(_) => "a number",
-            Self::String(_) => "text",
+            Self::Leaf(Leaf::Null) => Kind::Null,
+            Self::Leaf(Leaf::Bool(_)) => Kind::Bool,
+            Self::Leaf(Leaf::Number(_)) => Kind::Number,
+            Self::Leaf(Leaf::String(_)) => Kind::String,
+            Self::Mapping(_) => Kind::Mapping,
+            Self::Sequence(_) => Kind::Sequence,
         }
     }
 }

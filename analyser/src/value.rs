@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::Value as Json;
 
-use crate::data::{Collection, Leaf, Piece, Pieces, Sink};
+use crate::data::{Collection, Kind, Leaf, Piece, Pieces, Sink};
 use crate::error::{Error, Result};
 
 /// A value of YAML's or JSON's data model. Mappings keep the order of their keys; numbers are integers, since libvirt's
@@ -29,6 +29,18 @@ pub enum Value<'a> {
 pub(crate) const NUMBER_END: i64 = 1 << 53;
 
 impl<'a> Value<'a> {
+    /// What it is, for messages.
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Self::Null => Kind::Null,
+            Self::Bool(_) => Kind::Bool,
+            Self::Number(_) => Kind::Number,
+            Self::String(_) => Kind::String,
+            Self::Sequence(_) => Kind::Sequence,
+            Self::Mapping(_) => Kind::Mapping,
+        }
+    }
+
     /// Gives the value to a sink.
     pub(crate) fn send<'v>(&'v self, sink: &mut impl Sink<'v>) {
         match self {
