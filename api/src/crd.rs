@@ -112,6 +112,47 @@ mod tests {
         assert!(missing.is_empty(), "kubectl explain says nothing about: {missing:#?}");
     }
 
+    /// The schema of what a column shows, such as `.status.conditions[?(@.type=="Ready")].status`.
+    fn shown<'a>(root: &'a JSONSchemaProps, json_path: &str) -> Option<&'a JSONSchemaProps> {
+        let json_path =
+            json_path.replace(r#"[?(@.type=="Ready")]"#, "[]").replace(r#"[?(@.type=="Provisioned")]"#, "[]");
+        json_path.replace("[0]", "[]").trim_start_matches('.').split('.').try_fold(root, |schema, part| {
+            let property = schema.properties.as_ref()?.get(part.trim_end_matches("[]"))?;
+            match (part.ends_with("[]"), &property.items) {
+                (false, _) => Some(property),
+                (true, Some(JSONSchemaPropsOrArray::Schema(items))) => Some(items.as_ref()),
+                (true, _) => None,
+            }
+        })
+    }
+
+    #[test]
+    fn each_column_shows_a_field_of_its_type() {
+        for crd in all() {
+            let version = &crd.spec.versions[0];
+            let root = version.schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref()).unwrap();
+            for column in version.additional_printer_columns.iter().flatten() {
+                let what = format!("{}: {} {}", crd.spec.names.kind, column.name, column.json_path);
+                if column.json_path.starts_with(".metadata.") {
+                    continue;
+                }
+                let field = shown(root, &column.json_path).unwrap_or_else(|| panic!("{what}: there is no such field"));
+                match column.type_.as_str() {
+                    "date" => assert_eq!(field.format.as_deref(), Some("date-time"), "{what}"),
+                    other => assert!([Some(other), None].contains(&field.type_.as_deref()), "{what}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_vm_shows_whether_it_is_up_where_since_when_and_why_not() {
+        let version = &VirtualMachine::crd().spec.versions[0];
+        let columns = version.additional_printer_columns.iter().flatten();
+        let names: Vec<&str> = columns.filter(|c| c.priority.is_none()).map(|c| c.name.as_str()).collect();
+        assert_eq!(names, ["Status", "Node", "Address", "Ready", "Reason", "Started", "Age"]);
+    }
+
     #[test]
     fn the_committed_manifest_is_the_generated_one() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../yamls/10-crds.yaml");

@@ -31,6 +31,7 @@ use crate::quantity::Quantity;
     printcolumn(name = "Address", type_ = "string", json_path = ".status.interfaces[0].addresses[0]"),
     printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
     printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
+    printcolumn(name = "Started", type_ = "date", json_path = ".status.domain.startTime"),
     printcolumn(name = "Strategy", type_ = "string", json_path = ".spec.runStrategy", priority = "1"),
     printcolumn(
         name = "Message",
