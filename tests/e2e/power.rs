@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use kubevmm_tests::{Space, Vm};
 use nix::sys::signal::Signal;
 
 kubevmm_tests::stories! { alone: false;
     always_starts_again_after_the_guests_own_shutdown,
+    a_guest_that_listens_shuts_itself_down,
     manual_runs_by_request_only,
     halted_is_off_and_refuses_requests,
     a_guests_reboot_keeps_its_domain,
@@ -32,6 +33,23 @@ fn always_starts_again_after_the_guests_own_shutdown(space: &Space) -> Result<()
     vm.patch("{runStrategy: Always}")?;
     vm.is_ready()?;
     vm.vanishes()
+}
+
+fn a_guest_that_listens_shuts_itself_down(space: &Space) -> Result<()> {
+    let vm = space.guest("web").apply()?;
+    vm.boots()?;
+    // What runs in the guest's own shutdown only.
+    vm.ssh("sed -i \"2i touch /root/shut-down\" /etc/rc.stop && cat /etc/rc.stop")?;
+    ensure!(vm.file("/root/shut-down").is_err(), "the mark is there before the shutdown");
+    vm.patch("{runStrategy: Halted}")?;
+    vm.is_off()?;
+    vm.last_stop_is("Requested")?;
+    let how = vm.has_ended_by()?;
+    ensure!(how == "shutdown", "the guest listens, and its domain was {how}");
+
+    vm.patch("{runStrategy: Always}")?;
+    vm.boots()?;
+    vm.file("/root/shut-down").context("the guest did not shut down").map(drop)
 }
 
 fn manual_runs_by_request_only(space: &Space) -> Result<()> {
@@ -144,5 +162,8 @@ fn a_guest_that_ignores_the_button_is_destroyed_after_its_grace_period(space: &S
     vm.is_off()?;
     let took = asked.elapsed().as_secs_f32();
     ensure!((5.0..15.0).contains(&took), "5 s of grace took {took} s");
-    vm.last_stop_is("Requested").map(drop)
+    vm.last_stop_is("Requested")?;
+    let how = vm.has_ended_by()?;
+    ensure!(how == "destroyed", "the guest does not listen, and its domain has ended by {how}");
+    Ok(())
 }

@@ -178,6 +178,24 @@ impl Vm {
         guest::start_script(&self.host()?, &self.domain(), script)
     }
 
+    /// A file of the guest, by its agent.
+    ///
+    /// # Errors
+    /// When the agent does not answer, or there is no such file.
+    pub fn file(&self, path: &str) -> Result<String> {
+        guest::read_file(&self.host()?, &self.domain(), path)
+    }
+
+    /// How its domain has ended, in virsh's words: `shutdown` by the guest itself, `destroyed`, `crashed`.
+    ///
+    /// # Errors
+    /// When it is not off.
+    pub fn has_ended_by(&self) -> Result<String> {
+        let state = self.host()?.virsh(["domstate", "--reason", &self.domain()])?;
+        let reason = state.trim().strip_prefix("shut off (").and_then(|reason| reason.strip_suffix(')'));
+        Ok(reason.with_context(|| format!("{} is {state}", self.domain()))?.to_owned())
+    }
+
     /// State of its domain, in virsh's words; empty when there is none.
     ///
     /// # Errors
