@@ -8,6 +8,7 @@ use kubevmm_tests::{Json, Space, api, wait_for, within};
 kubevmm_tests::stories! { alone: false;
     a_guest_boots_and_answers_by_ssh,
     user_data_from_a_secret,
+    network_data_reaches_the_guest,
     a_change_of_a_running_vm_waits_for_its_restart,
     a_class_gives_what_the_vm_leaves_out,
     a_pc_with_a_scsi_disk_and_an_e1000e,
@@ -43,6 +44,26 @@ fn user_data_from_a_secret(space: &Space) -> Result<()> {
     space.api().apply(&secret)?;
     vm.boots()?;
     ensure!(vm.ssh("hostname")?.trim() == "told", "the Secret's user data did not reach the guest");
+    Ok(())
+}
+
+fn network_data_reaches_the_guest(space: &Space) -> Result<()> {
+    let network_data = "version: 2\nethernets:\n  story:\n    match: {name: 'e*'}\n    dhcp4: true\n";
+    // The guest's boot mounts the seed only for as long as the user data's script runs.
+    let user_data = "#!/bin/sh\ncp /run/seed/network-config /root/seen\n";
+    let cloud_init = serde_json::json!({"userData": user_data, "networkData": network_data});
+    let inline = space.guest("inline").with(&format!("spec: {{cloudInit: {cloud_init}}}")).apply()?;
+    space.api().apply(&serde_json::json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "init", "namespace": space.namespace},
+        "stringData": cloud_init,
+    }))?;
+    let by_secret = "spec: {cloudInit: {userData: null, userDataSecretName: init}}";
+    let by_secret = space.guest("by-secret").with(by_secret).apply()?;
+    for vm in [inline, by_secret] {
+        vm.boots()?;
+        let seen = wait_for(&format!("{} has read its seed", vm.name), within(60), || vm.file("/root/seen").map(Some))?;
+        ensure!(seen == network_data, "{} was given:\n{seen}", vm.name);
+    }
     Ok(())
 }
 
@@ -124,6 +145,7 @@ pub(crate) mod alone {
     kubevmm_tests::stories! { alone: true;
         once_converged_there_is_silence,
         the_default_pool_must_be_exactly_one,
+        the_default_network_must_be_exactly_one,
         the_administrators_word_on_the_accelerator,
     }
 
@@ -162,9 +184,40 @@ pub(crate) mod alone {
         })
     }
 
+    /// Makes an object the default one of its kind, or no longer.
+    fn mark(value: Json) -> Json {
+        serde_json::json!({"metadata": {"annotations": {"kubevmm.io/is-default": value}}})
+    }
+
+    fn the_default_network_must_be_exactly_one(space: &Space) -> Result<()> {
+        let network = "default";
+        let nic = "spec: {networks: [{name: lan}]}";
+        space.api().patch(api::CLUSTER_NETWORK, "", network, &mark(Json::Null))?;
+        let vm = space.blank("web").with(nic).apply()?;
+        let why = vm.condition("Scheduled", "False", "NoDefaultNetwork")?;
+        ensure!(why.contains("spec.networks[lan].network"), "the field is not named: {why}");
+
+        space.api().patch(api::CLUSTER_NETWORK, "", network, &mark("true".into()))?;
+        vm.is_ready()?;
+        let second = &space.namespace;
+        space.apply(&format!(
+            "{{apiVersion: kubevmm.io/v1beta1, kind: ClusterVirtualMachineNetwork, metadata: {{name: {second}, \
+             annotations: {{kubevmm.io/is-default: 'true'}}}}, \
+             spec: {{nat: {{subnet: 192.168.167.0/24}}, allowedNamespaces: ['*']}}}}"
+        ))?;
+        let other = space.blank("other").with(nic).apply()?;
+        let why = other.condition("Scheduled", "False", "SeveralDefaultNetworks")?;
+        ensure!(why.contains(second) && why.contains(network), "the networks are not named: {why}");
+        vm.stays_ready(2)?;
+
+        space.api().patch(api::CLUSTER_NETWORK, "", second, &mark(Json::Null))?;
+        other.is_ready()?;
+        space.api().delete(api::CLUSTER_NETWORK, "", second)?;
+        space.api().wait_gone(api::CLUSTER_NETWORK, "", second, within(60))
+    }
+
     fn the_default_pool_must_be_exactly_one(space: &Space) -> Result<()> {
         let pool = "default";
-        let mark = |value: Json| serde_json::json!({"metadata": {"annotations": {"kubevmm.io/is-default": value}}});
         space.api().patch(api::POOL, "", pool, &mark(Json::Null))?;
         let vm = space.blank("web").apply()?;
         vm.condition("DisksReady", "False", "NoDefaultPool")?;
