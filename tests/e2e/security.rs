@@ -3,12 +3,13 @@
 use anyhow::{Context, Result, bail, ensure};
 use kubevmm_tests::api::ApiServer;
 use kubevmm_tests::cluster::SYSTEM;
-use kubevmm_tests::{Space, api};
+use kubevmm_tests::{Space, api, wait_for, within};
 use serde_json::json;
 
 kubevmm_tests::stories! { alone: false;
     an_executor_writes_about_its_own_node_only,
     placement_pods_are_restricted,
+    editors_manage_vms_and_viewers_read,
 }
 
 /// A client with a token as the executor's pod on this node has it.
@@ -25,7 +26,7 @@ fn as_executor_of(space: &Space, node: &str) -> Result<ApiServer> {
 
 fn must_be_refused<T>(what: &str, result: Result<T>) -> Result<()> {
     match result {
-        Ok(_) => bail!("an executor may {what}"),
+        Ok(_) => bail!("this was not to be allowed: {what}"),
         Err(error) if format!("{error:#}").to_lowercase().contains("forbidden") => Ok(()),
         Err(error) => bail!("to {what} was refused in another way: {error:#}"),
     }
@@ -93,4 +94,69 @@ fn placement_pods_are_restricted(space: &Space) -> Result<()> {
     ensure!(pods.len() == 1, "{} pods for one VM", pods.len());
     ensure!(pods[0]["spec"]["automountServiceAccountToken"] == false, "the pod has a token");
     Ok(())
+}
+
+/// A user with one of the cluster's own roles in the story's namespace.
+fn with_role(space: &Space, role: &str) -> Result<ApiServer> {
+    let namespace = &space.namespace;
+    space.apply(&format!(
+        "{{apiVersion: v1, kind: ServiceAccount, metadata: {{name: {role}}}}}\n\
+         ---\n\
+         {{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {{name: {role}}}, \
+          roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: {role}}}, \
+          subjects: [{{kind: ServiceAccount, name: {role}, namespace: {namespace}}}]}}"
+    ))?;
+    let token = space.cluster.kubectl(["-n", namespace, "create", "token", role])?;
+    ApiServer::with_token(&space.cluster.lab.kubeconfig(), token.trim())
+}
+
+fn editors_manage_vms_and_viewers_read(space: &Space) -> Result<()> {
+    let elsewhere = space.another()?;
+    let (namespace, other) = (space.namespace.as_str(), elsewhere.namespace.as_str());
+    let (editor, viewer) = (with_role(space, "edit")?, with_role(space, "view")?);
+    let halted = |space: &Space| space.blank("web").with("spec: {runStrategy: Halted}").manifest().json().clone();
+    let object = |kind: &str, spec: api::Json| {
+        json!({"apiVersion": "kubevmm.io/v1beta1", "kind": kind, "spec": spec,
+               "metadata": {"name": "by-a-user", "namespace": namespace}})
+    };
+    let cluster_wide = |kind: &str, spec: api::Json| json!({"apiVersion": "kubevmm.io/v1beta1", "kind": kind, "spec": spec, "metadata": {"name": namespace}});
+    let blank = json!({"size": "8Mi", "source": {"blank": {}}});
+    let http = json!({"source": {"http": {"url": "http://127.0.0.1:9/x"}}});
+    let nat = json!({"nat": {"subnet": "192.168.168.0/24"}});
+
+    // An editor manages what is namespaced, here and nowhere else.
+    wait_for("the role's new rights are known", within(30), || editor.apply(&halted(space)).map(Some))?;
+    space.vm("web").is_off()?;
+    editor.patch(api::VM, namespace, "web", &json!({"spec": {"memory": {"size": "40Mi"}}}))?;
+    for (kind, spec) in [(api::DISK, &blank), (api::IMAGE, &http), (api::NETWORK, &nat)] {
+        editor.apply(&object(kind.name, spec.clone())).with_context(|| format!("an editor makes a {}", kind.name))?;
+        viewer.get(kind, namespace, "by-a-user")?.with_context(|| format!("a viewer sees the {}", kind.name))?;
+        must_be_refused("a viewer deletes", viewer.delete(kind, namespace, "by-a-user"))?;
+        editor.delete(kind, namespace, "by-a-user")?;
+    }
+    must_be_refused("an editor makes a VM elsewhere", editor.apply(&halted(&elsewhere)))?;
+    must_be_refused("an editor reads VMs elsewhere", editor.list(api::VM, other))?;
+    let status = json!({"status": {"nodeName": "h1"}});
+    must_be_refused("an editor writes a status", editor.patch_status(api::VM, namespace, "web", &status))?;
+    let pool = json!({"dir": {"path": "/root"}});
+    must_be_refused("an editor makes a pool", editor.apply(&cluster_wide("VirtualMachineStoragePool", pool)))?;
+    let bridge = json!({"existing": {"bridge": "eth0"}});
+    let network = cluster_wide("ClusterVirtualMachineNetwork", bridge);
+    must_be_refused("an editor makes a cluster network", editor.apply(&network))?;
+    let image = cluster_wide("ClusterVirtualMachineImage", http);
+    must_be_refused("an editor makes a cluster image", editor.apply(&image))?;
+    let word = json!({"spec": {"accelerator": "TCG"}});
+    must_be_refused("an editor writes a Hypervisor", editor.patch(api::HYPERVISOR, "", "h1", &word))?;
+
+    // A viewer reads, here and nowhere else.
+    viewer.get(api::VM, namespace, "web")?.context("a viewer does not see the VM")?;
+    ensure!(viewer.list(api::VM, namespace)?.len() == 1, "a viewer does not see the VMs");
+    must_be_refused("a viewer reads VMs elsewhere", viewer.list(api::VM, other))?;
+    let start = json!({"spec": {"runStrategy": "Always"}});
+    must_be_refused("a viewer starts a VM", viewer.patch(api::VM, namespace, "web", &start))?;
+    must_be_refused("a viewer deletes a VM", viewer.delete(api::VM, namespace, "web"))?;
+
+    editor.delete(api::VM, namespace, "web")?;
+    space.vm("web").is_gone()?;
+    elsewhere.close()
 }

@@ -53,6 +53,7 @@ kinds! {
     POD = "Pod" "pods" "" "v1" true;
     SECRET = "Secret" "secrets" "" "v1" true;
     SERVICE_ACCOUNT = "ServiceAccount" "serviceaccounts" "" "v1" true;
+    ROLE_BINDING = "RoleBinding" "rolebindings" "rbac.authorization.k8s.io" "v1" true;
     QUOTA = "ResourceQuota" "resourcequotas" "" "v1" true;
     EVENT = "Event" "events" "events.k8s.io" "v1" true;
     LEASE = "Lease" "leases" "coordination.k8s.io" "v1" true;
