@@ -1,5 +1,6 @@
 //! virtctl, as a person uses it.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
@@ -9,12 +10,17 @@ use kubevmm_tests::{Space, api};
 kubevmm_tests::stories! { alone: false;
     virtctl_runs_lists_and_stops,
     virtctl_says_what_is_wrong,
+    virtctl_is_a_plugin_of_kubectl,
 }
 
 /// Built beside this test.
-fn virtctl(space: &Space, arguments: &[&str]) -> Result<Output> {
+fn program() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
-    let beside: PathBuf = own.ancestors().nth(2).context("target directory")?.join("virtctl");
+    Ok(own.ancestors().nth(2).context("target directory")?.join("virtctl"))
+}
+
+fn virtctl(space: &Space, arguments: &[&str]) -> Result<Output> {
+    let beside = program()?;
     Command::new(&beside)
         .args(["--kubeconfig", &space.cluster.lab.kubeconfig().to_string_lossy(), "-n", &space.namespace])
         .args(arguments)
@@ -81,5 +87,37 @@ fn virtctl_says_what_is_wrong(space: &Space) -> Result<()> {
     let dry = succeeds(space, &["run", "dry", "--image", "tiny", "--dry-run=client", "-o", "yaml"])?;
     space.cluster.lab.kubectl_with_input(["-n", &space.namespace, "apply", "--dry-run=server", "-f", "-"], &dry)?;
     ensure!(space.get(api::VM, "dry")?.is_none(), "a dry run made a VM");
+    Ok(())
+}
+
+fn virtctl_is_a_plugin_of_kubectl(space: &Space) -> Result<()> {
+    let plugins = space.cluster.state().join("plugins");
+    fs::create_dir_all(&plugins)?;
+    let plugin = plugins.join("kubectl-virt");
+    if plugin.is_symlink() {
+        fs::remove_file(&plugin)?;
+    }
+    std::os::unix::fs::symlink(program()?, &plugin)?;
+    let mut paths = vec![plugins];
+    paths.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+    let path = std::env::join_paths(paths)?;
+    let kubectl = |arguments: &[&str]| -> Result<(Option<i32>, String, String)> {
+        let output = space.cluster.lab.kubectl_command().env("PATH", &path).arg("virt").args(arguments).output()?;
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ok((output.status.code(), text(output.stdout), text(output.stderr)))
+    };
+    let namespace = space.namespace.as_str();
+    let vm = space.blank("web").with("spec: {runStrategy: Halted}").apply()?;
+    vm.is_off()?;
+    let (code, said, error) = kubectl(&["-n", namespace, "start", "web", "--wait"])?;
+    ensure!(code == Some(0), "{code:?}: {said}{error}");
+    vm.is_ready()?;
+    let (code, said, error) = kubectl(&["-n", namespace, "list", "-o", "name"])?;
+    ensure!(code == Some(0) && said.contains("web"), "{code:?}: {said}{error}");
+    // Its exit codes and its name reach whoever called kubectl.
+    let (code, _, error) = kubectl(&["-n", namespace, "start", "nobody"])?;
+    ensure!(code == Some(3) && error.contains("nobody"), "{code:?}: {error}");
+    let (code, said, error) = kubectl(&["--help"])?;
+    ensure!(code == Some(0) && said.contains("kubectl virt"), "{code:?}: {said}{error}");
     Ok(())
 }
