@@ -35,6 +35,9 @@ fn a_guest_outlives_everything_but_qemu(space: &Space) -> Result<()> {
     host.libvirt_answers()?;
     lives("libvirtd was restarted")?;
 
+    host.restart(Daemon::Virtlogd)?;
+    lives("virtlogd was restarted")?;
+
     host.restart(Daemon::Containerd)?;
     lives("containerd was restarted")?;
 
@@ -51,6 +54,11 @@ fn a_guest_outlives_everything_but_qemu(space: &Space) -> Result<()> {
         control_plane.start(daemon)?;
     }
     lives("the API server and etcd were away for a minute")?;
+
+    for daemon in [Daemon::Scheduler, Daemon::ControllerManager] {
+        control_plane.restart(daemon)?;
+    }
+    lives("kube-scheduler and kube-controller-manager were restarted")?;
 
     for workload in ["daemonset/kubevmm-executor", "deployment/kubevmm-controller"] {
         cluster.kubectl(["-n", SYSTEM, "rollout", "restart", workload])?;
