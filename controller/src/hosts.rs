@@ -12,6 +12,7 @@ use kubevmm_api::{Hypervisor, SYSTEM_NAMESPACE};
 use tokio::time::Instant;
 
 use crate::error::Error;
+use crate::object::enumerate;
 
 /// The taint by which a person says that a Node is off and stays off.
 pub const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
@@ -231,18 +232,41 @@ impl Hosts {
         self.0.values().filter(|host| host.owes_report()).map(|host| host.name.as_str()).collect()
     }
 
-    /// Every domain with our mark that a host tells of. What is left on a host that is gone for good is not counted.
-    pub fn domains(&self) -> impl Iterator<Item = (&str, &HostDomain)> {
-        self.0.values().filter(|host| !host.is_gone_for_good()).flat_map(|host| {
-            let domains = host.status().map(|status| status.domains.as_slice()).unwrap_or_default();
-            domains.iter().map(|domain| (host.name.as_str(), domain))
+    /// What the hosts tell in one of the lists of their status. What is left on a host that is gone for good is not
+    /// counted.
+    pub fn told<'a, T: 'a>(
+        &'a self,
+        list: impl Fn(&'a HypervisorStatus) -> &'a [T],
+    ) -> impl Iterator<Item = (&'a str, &'a T)> {
+        self.0.values().filter(|host| !host.is_gone_for_good()).flat_map(move |host| {
+            let items = host.status().map(&list).unwrap_or_default();
+            items.iter().map(|item| (host.name.as_str(), item))
         })
+    }
+
+    /// Every domain with our mark that a host tells of.
+    pub fn domains(&self) -> impl Iterator<Item = (&str, &HostDomain)> {
+        self.told(|status| &status.domains)
     }
 
     /// The domains of the VM `uid` of this cluster.
     pub fn holding<'a>(&'a self, cluster_id: &'a str, uid: &'a str) -> impl Iterator<Item = (&'a str, &'a HostDomain)> {
         self.domains().filter(move |(_, domain)| domain.cluster_id == cluster_id && domain.uid == uid)
     }
+}
+
+/// What is wrong on which host, for people: each host with its message, or else its reason, or else `otherwise`.
+pub fn complaints<'a>(
+    of: impl Iterator<Item = (&'a str, &'a Option<String>, &'a Option<String>)>,
+    otherwise: &str,
+) -> String {
+    let each: Vec<String> = of
+        .map(|(host, message, reason)| {
+            let why = message.as_deref().or(reason.as_deref()).unwrap_or(otherwise);
+            format!("{host}: {why}")
+        })
+        .collect();
+    enumerate(&each)
 }
 
 #[cfg(test)]
@@ -287,6 +311,15 @@ mod tests {
         assert!(liveness.observe(&lease("4", "s1"), Source::Watch, after(90)).unwrap(), "it came back");
         assert!(liveness.observe(&lease("5", "s2"), Source::Watch, after(91)).unwrap(), "a new session is news");
         assert_eq!(liveness.state("a").session.as_deref(), Some("s2"));
+    }
+
+    #[test]
+    fn a_complaint_is_the_hosts_message_or_its_reason() {
+        let some = |text: &str| Some(text.to_owned());
+        let said = [("a", &some("/x is not mounted"), &some("PoolNotMounted")), ("b", &None, &some("NameTaken"))];
+        let said = said.into_iter().chain([("c", &None, &None)]);
+        assert_eq!(complaints(said, "not ready"), "a: /x is not mounted, b: NameTaken, c: not ready");
+        assert_eq!(complaints(std::iter::empty(), "not ready"), "");
     }
 
     #[test]

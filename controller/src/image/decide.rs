@@ -4,7 +4,7 @@ use kubevmm_api::VirtualMachineImageStatus;
 use kubevmm_api::condition::{READY, Wanted};
 use kubevmm_api::hypervisor::{HostImage, ImageState};
 
-use crate::hosts::Hosts;
+use crate::hosts::{Hosts, complaints};
 use crate::lifecycle::{Action, steps};
 use crate::object::{enumerate, uid};
 use crate::write::Object;
@@ -24,17 +24,10 @@ pub struct View<'a> {
 
 /// The steps for an image.
 pub fn decide<K: Object>(image: &K, view: &View<'_>) -> Vec<Action<VirtualMachineImageStatus>> {
-    let copies: Vec<(&str, &HostImage)> = copies(view.hosts, uid(image)).collect();
+    let told = view.hosts.told(|status| &status.images);
+    let copies: Vec<(&str, &HostImage)> = told.filter(|(_, copy)| copy.uid == uid(image)).collect();
     let hosts: Vec<&str> = copies.iter().map(|(host, _)| *host).collect();
     steps(image, &view.users, &hosts, || status(view, &copies))
-}
-
-/// What the hosts tell of the image `image_uid`; a host that is gone for good does not count.
-fn copies<'a>(hosts: &'a Hosts, image_uid: &'a str) -> impl Iterator<Item = (&'a str, &'a HostImage)> {
-    hosts.0.values().filter(|host| !host.is_gone_for_good()).flat_map(move |host| {
-        let images = host.status().map(|status| status.images.as_slice()).unwrap_or_default();
-        images.iter().filter(move |image| image.uid == image_uid).map(|image| (host.name.as_str(), image))
-    })
 }
 
 fn status(view: &View<'_>, copies: &[(&str, &HostImage)]) -> (VirtualMachineImageStatus, Wanted) {
@@ -92,14 +85,7 @@ fn status(view: &View<'_>, copies: &[(&str, &HostImage)]) -> (VirtualMachineImag
 }
 
 fn trouble(failed: &[(&str, &HostImage)]) -> String {
-    let each: Vec<String> = failed
-        .iter()
-        .map(|(host, copy)| {
-            let why = copy.message.as_deref().or(copy.reason.as_deref()).unwrap_or("the download failed");
-            format!("{host}: {why}")
-        })
-        .collect();
-    enumerate(&each)
+    complaints(failed.iter().map(|(host, copy)| (*host, &copy.message, &copy.reason)), "the download failed")
 }
 
 /// The hosts' reasons are these; a condition's reason is one of a fixed set.

@@ -4,9 +4,9 @@ use kubevmm_api::VirtualMachineNetworkStatus;
 use kubevmm_api::condition::{READY, Wanted};
 use kubevmm_api::hypervisor::HostNetwork;
 
-use crate::hosts::Hosts;
+use crate::hosts::{Hosts, complaints};
 use crate::lifecycle::{Action, steps};
-use crate::object::{enumerate, uid};
+use crate::object::uid;
 use crate::write::Object;
 
 /// The steps for a network; an `existing` one is the hosts' own.
@@ -16,32 +16,20 @@ pub fn decide<K: Object>(
     users: &[String],
     hosts: &Hosts,
 ) -> Vec<Action<VirtualMachineNetworkStatus>> {
-    let reports: Vec<(&str, &HostNetwork)> = reports(hosts, uid(network)).collect();
+    let told = hosts.told(|status| &status.networks);
+    let reports: Vec<(&str, &HostNetwork)> = told.filter(|(_, report)| report.uid == uid(network)).collect();
     let names: Vec<&str> = reports.iter().map(|(host, _)| *host).collect();
     steps(network, users, &names, || status(existing, &reports))
 }
 
-fn reports<'a>(hosts: &'a Hosts, network_uid: &'a str) -> impl Iterator<Item = (&'a str, &'a HostNetwork)> {
-    hosts.0.values().filter(|host| !host.is_gone_for_good()).flat_map(move |host| {
-        let networks = host.status().map(|status| status.networks.as_slice()).unwrap_or_default();
-        networks.iter().filter(move |network| network.uid == network_uid).map(|network| (host.name.as_str(), network))
-    })
-}
-
 fn status(existing: bool, reports: &[(&str, &HostNetwork)]) -> (VirtualMachineNetworkStatus, Wanted) {
     let ready = reports.iter().filter(|(_, network)| network.ready).count();
-    let trouble: Vec<String> = reports
-        .iter()
-        .filter(|(_, network)| !network.ready)
-        .map(|(host, network)| {
-            let why = network.message.as_deref().or(network.reason.as_deref()).unwrap_or("not ready");
-            format!("{host}: {why}")
-        })
-        .collect();
+    let troubled = reports.iter().filter(|(_, network)| !network.ready);
+    let trouble = complaints(troubled.map(|(host, network)| (*host, &network.message, &network.reason)), "not ready");
     let condition = match (existing, ready, trouble.is_empty()) {
-        (true, 1.., _) => Wanted::yes(READY, "Ready", enumerate(&trouble)),
+        (true, 1.., _) => Wanted::yes(READY, "Ready", trouble),
         (true, 0, true) => Wanted::no(READY, "NoHost", "no host has told of the network yet"),
-        (_, _, false) => Wanted::no(READY, "NotReady", enumerate(&trouble)),
+        (_, _, false) => Wanted::no(READY, "NotReady", trouble),
         (false, 0, true) => Wanted::yes(READY, "Ready", "each host makes it when the first VM there needs it"),
         (false, ..) => Wanted::yes(READY, "Ready", ""),
     };

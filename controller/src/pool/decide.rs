@@ -4,9 +4,9 @@ use kubevmm_api::condition::{READY, Wanted};
 use kubevmm_api::hypervisor::HostPool;
 use kubevmm_api::{VirtualMachineStoragePool, VirtualMachineStoragePoolStatus};
 
-use crate::hosts::Hosts;
+use crate::hosts::{Hosts, complaints};
 use crate::lifecycle::{Action, steps};
-use crate::object::{enumerate, uid};
+use crate::object::uid;
 
 /// The steps for a pool.
 pub fn decide(
@@ -14,22 +14,15 @@ pub fn decide(
     users: &[String],
     hosts: &Hosts,
 ) -> Vec<Action<VirtualMachineStoragePoolStatus>> {
-    let reports: Vec<(&str, &HostPool)> = reports(hosts, uid(pool)).collect();
+    let told = hosts.told(|status| &status.pools);
+    let reports: Vec<(&str, &HostPool)> = told.filter(|(_, report)| report.uid == uid(pool)).collect();
     let names: Vec<&str> = reports.iter().map(|(host, _)| *host).collect();
     steps(pool, users, &names, || status(&reports))
 }
 
-fn reports<'a>(hosts: &'a Hosts, pool_uid: &'a str) -> impl Iterator<Item = (&'a str, &'a HostPool)> {
-    hosts.0.values().filter(|host| !host.is_gone_for_good()).flat_map(move |host| {
-        let pools = host.status().map(|status| status.pools.as_slice()).unwrap_or_default();
-        pools.iter().filter(move |pool| pool.uid == pool_uid).map(|pool| (host.name.as_str(), pool))
-    })
-}
-
 /// Images of which a host keeps a copy in the pool `name`.
 pub fn images_in(name: &str, hosts: &Hosts) -> Vec<String> {
-    let hosts = hosts.0.values().filter(|host| !host.is_gone_for_good());
-    let images = hosts.flat_map(|host| host.status().map(|status| status.images.as_slice()).unwrap_or_default());
+    let images = hosts.told(|status| &status.images).map(|(_, image)| image);
     images
         .filter(|image| image.pool_name == name)
         .map(|image| match &image.namespace {
@@ -41,20 +34,14 @@ pub fn images_in(name: &str, hosts: &Hosts) -> Vec<String> {
 
 fn status(reports: &[(&str, &HostPool)]) -> (VirtualMachineStoragePoolStatus, Wanted) {
     let ready = reports.iter().filter(|(_, pool)| pool.ready).count();
-    let trouble: Vec<String> = reports
-        .iter()
-        .filter(|(_, pool)| !pool.ready)
-        .map(|(host, pool)| {
-            let why = pool.message.as_deref().or(pool.reason.as_deref()).unwrap_or("not ready");
-            format!("{host}: {why}")
-        })
-        .collect();
+    let troubled = reports.iter().filter(|(_, pool)| !pool.ready);
+    let trouble = complaints(troubled.map(|(host, pool)| (*host, &pool.message, &pool.reason)), "not ready");
     let condition = if ready > 0 {
-        Wanted::yes(READY, "Ready", enumerate(&trouble))
+        Wanted::yes(READY, "Ready", trouble)
     } else if trouble.is_empty() {
         Wanted::no(READY, "NoHost", "no host has the pool: spec.nodeSelector selects no node with a ready Hypervisor")
     } else {
-        Wanted::no(READY, "NotReady", enumerate(&trouble))
+        Wanted::no(READY, "NotReady", trouble)
     };
     let status = VirtualMachineStoragePoolStatus {
         observed_generation: None,
