@@ -43,10 +43,15 @@ fn an_executor_writes_about_its_own_node_only(space: &Space) -> Result<()> {
 
     executor.patch_status(api::VM, namespace, "mine", &nothing).context("its own VM's status")?;
     executor.patch_status(api::HYPERVISOR, "", "h1", &nothing).context("its own Hypervisor's status")?;
+    executor.patch_status(api::DISK, namespace, "mine-root", &nothing).context("its own disk's status")?;
     let printed = json!({"status": {"printableStatus": "Stopped"}});
     must_be_refused(
         "write the status of another node's VM",
         executor.patch_status(api::VM, namespace, "other", &printed),
+    )?;
+    must_be_refused(
+        "write the status of another node's disk",
+        executor.patch_status(api::DISK, namespace, "other-root", &json!({"status": {"volumeName": "x"}})),
     )?;
     must_be_refused(
         "take a VM to another node",

@@ -297,6 +297,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_held_does_nothing_until_it_is_let_go() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let process = Process { pid, name: "sleep".to_owned(), arguments: Vec::new() };
+        let is = |state: &str| {
+            wait_for(&format!("it is {state}"), within(5), || {
+                let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+                Ok(stat.contains(&format!("(sleep) {state}")).then_some(()))
+            })
+            .unwrap();
+        };
+        is("S");
+        let held = process.clone().hold().unwrap();
+        is("T");
+        drop(held);
+        is("S");
+        process.signal(Signal::SIGKILL).unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
     fn a_host_has_the_processes_of_its_subtree_only() {
         assert!(in_subtree("5:cpu,cpuacct:/e2e/h1/kubepods/pod7", "e2e/h1"));
         assert!(in_subtree("0::/e2e/h1", "e2e/h1"));
