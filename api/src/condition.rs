@@ -101,13 +101,15 @@ mod tests {
 
     /// Words of the code that look like a reason and are none: of Kubernetes' pods and nodes, actions of Events, and
     /// words of `printableStatus`.
-    const OTHER_WORDS: [&str; 31] = [
+    const OTHER_WORDS: [&str; 35] = [
+        "Connect",
         "ContainerCreating",
         "Default",
         "Delete",
         "DeletionByPodGC",
         "DeletionByTaintManager",
         "DisruptionTarget",
+        "Download",
         "EvictionByEvictionAPI",
         "Exists",
         "Failed",
@@ -122,6 +124,7 @@ mod tests {
         "PodInitializing",
         "PodScheduled",
         "PreemptionByScheduler",
+        "Prepare",
         "Provisioning",
         "Release",
         "RuntimeDefault",
@@ -133,6 +136,7 @@ mod tests {
         "TerminationByKubelet",
         "True",
         "Unknown",
+        "Update",
     ];
 
     /// The sources of the crates that write conditions, without their tests.

@@ -32,13 +32,13 @@ impl EventRecorder {
     }
 
     /// An Event that nobody has to act on.
-    pub fn normal(&self, about: &ObjectReference, action: &str, reason: &str, note: impl Into<String>) {
-        self.send(EventType::Normal, about, action, reason, note.into());
+    pub fn normal(&self, about: &ObjectReference, action: &str, reason: &str, note: String) {
+        self.send(EventType::Normal, about, action, reason, note);
     }
 
     /// An Event that somebody may have to act on.
-    pub fn warning(&self, about: &ObjectReference, action: &str, reason: &str, note: impl Into<String>) {
-        self.send(EventType::Warning, about, action, reason, note.into());
+    pub fn warning(&self, about: &ObjectReference, action: &str, reason: &str, note: String) {
+        self.send(EventType::Warning, about, action, reason, note);
     }
 
     fn send(&self, type_: EventType, about: &ObjectReference, action: &str, reason: &str, note: String) {

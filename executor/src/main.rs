@@ -138,11 +138,13 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let (store, vms) = Store::start(&client, &options.node_name);
     store.ready().await;
     let (libvirt, events) = libvirt::Hypervisor::start(&options.libvirt_uri, libvirt::Options::default());
+    let recorder = EventRecorder::start(client.clone(), &options.node_name);
+    let hypervisors = store.hypervisors.clone();
     let context = Context {
         node: options.node_name.as_str().into(),
         cluster: cluster.into(),
-        report: HostReport::start(client.clone(), &options.node_name, store.hypervisors.clone()),
-        events: EventRecorder::start(client.clone(), &options.node_name),
+        report: HostReport::start(client.clone(), &options.node_name, hypervisors, recorder.clone()),
+        events: recorder,
         client,
         libvirt,
         libvirt_events: broadcast::Sender::new(EVENTS),

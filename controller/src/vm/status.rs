@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kubevmm_api::condition::{self, HOST_RELEASED, READY, Wanted};
-use kubevmm_api::vm::{LastPowerRequest, PlacementStatus};
+use kubevmm_api::vm::{LastPowerRequest, PlacementStatus, PowerResult};
 use kubevmm_api::{VirtualMachine, VirtualMachineStatus};
 use serde_json::{Value, json};
 
@@ -118,6 +118,19 @@ pub struct Transition {
 /// Reasons of passing states: they tell nothing that the next event does not.
 const PASSING: [&str; 5] = ["Scheduling", "Preparing", "Off", "Pending", "DisksReady"];
 
+/// What became of a power request, when that was said in this step.
+fn answer(before: &VirtualMachineStatus, after: &VirtualMachineStatus) -> Option<Transition> {
+    let last = after.last_power_request.as_ref()?;
+    if before.last_power_request.as_ref().is_some_and(|known| known.id == last.id) {
+        return None;
+    }
+    Some(Transition {
+        warning: last.result == PowerResult::Failed,
+        reason: format!("PowerRequest{:?}", last.result),
+        message: format!("the power request {:?} was answered while no host had the VM", last.action),
+    })
+}
+
 /// The Events for the step from one status to the next.
 pub fn transitions(before: &VirtualMachineStatus, after: &VirtualMachineStatus) -> Vec<Transition> {
     let mut events: Vec<Transition> = Vec::new();
@@ -136,5 +149,6 @@ pub fn transitions(before: &VirtualMachineStatus, after: &VirtualMachineStatus) 
             message: new.message.clone(),
         });
     }
+    events.extend(answer(before, after));
     events
 }

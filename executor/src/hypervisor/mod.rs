@@ -1,10 +1,11 @@
 //! The status of this host's Hypervisor object: one actor collects what the parts of the executor find, and writes it
-//! when it differs from what is there.
+//! when it differs from what is there. What a person wants to know of the change becomes Events.
 //!
 //! Each part sets its own piece as often as it likes. A piece that has not been set since the start keeps what the
 //! executor before this one wrote.
 
 mod inventory;
+mod news;
 mod status;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -22,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 pub use inventory::{forward_events, run as run_inventory};
 pub use status::{HostFacts, Pieces};
 
+use crate::events::EventRecorder;
 use crate::store::Cache;
 
 /// Changes within this time are one write.
@@ -52,9 +54,10 @@ enum Message {
 
 impl HostReport {
     /// Starts the actor for the Hypervisor `node`.
-    pub fn start(client: kube::Client, node: &str, hypervisors: Cache<Hypervisor>) -> Self {
+    pub fn start(client: kube::Client, node: &str, hypervisors: Cache<Hypervisor>, events: EventRecorder) -> Self {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let writer = Writer { api: Api::all(client), node: node.to_owned(), hypervisors, pieces: Pieces::default() };
+        let pieces = Pieces::default();
+        let writer = Writer { api: Api::all(client), node: node.to_owned(), hypervisors, events, pieces };
         tokio::spawn(writer.run(receiver));
         Self { messages: sender, machine: Arc::default() }
     }
@@ -119,6 +122,7 @@ struct Writer {
     api: Api<Hypervisor>,
     node: String,
     hypervisors: Cache<Hypervisor>,
+    events: EventRecorder,
     pieces: Pieces,
 }
 
@@ -178,7 +182,12 @@ impl Writer {
         if after == before {
             return Ok(());
         }
-        *base = Some(self.patch(&after).await?);
+        let written = self.patch(&after).await?;
+        for news in news::news(&written, &before, &after) {
+            let send = if news.warning { EventRecorder::warning } else { EventRecorder::normal };
+            send(&self.events, &news.about, news.action, &news.reason, news.note);
+        }
+        *base = Some(written);
         Ok(())
     }
 

@@ -34,6 +34,7 @@ mod decide;
 mod domains;
 #[cfg(test)]
 mod fakes;
+mod news;
 mod prepare;
 mod status;
 #[cfg(test)]

@@ -23,6 +23,7 @@ use super::backoff::Backoff;
 use super::cluster::{Cluster, name_of};
 use super::decide::{Memory, Phase, Seen, Step, Trouble, View, next};
 use super::domains::{Domains, Identity};
+use super::news::news;
 use super::prepare::{Makers, effective};
 use super::status::{Facts, Guest, Own, own_part, render};
 use crate::Error;
@@ -378,6 +379,9 @@ impl Task {
             Ok(vm) => {
                 self.writes.reset();
                 self.own.written();
+                for news in news(&self.vm.status.clone().unwrap_or_default(), &status) {
+                    self.event(news.warning, &news.action, &news.reason, news.note);
+                }
                 self.adopt(Arc::new(vm), true);
                 Ok(())
             }

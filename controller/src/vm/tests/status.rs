@@ -1,6 +1,7 @@
 //! What is written, and what is left alone.
 
 use super::*;
+use kubevmm_api::VirtualMachineStatus;
 
 #[test]
 fn once_settled_there_is_nothing_to_write() {
@@ -32,6 +33,13 @@ fn a_request_to_stop_what_is_off_is_answered() {
     let shown = outcome(&view(manual, "")).1.unwrap().shown.unwrap();
     let answer = serde_json::to_value(shown.power).unwrap();
     assert_eq!(answer, json!({"id": "r", "action": "Stop", "result": "AlreadyDone"}));
+    let answered: VirtualMachineStatus = serde_json::from_value(json!({"lastPowerRequest": answer})).unwrap();
+    let told = |before: &VirtualMachineStatus| {
+        let events = crate::vm::status::transitions(before, &answered);
+        events.into_iter().map(|event| (event.warning, event.reason)).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&VirtualMachineStatus::default()), [(false, "PowerRequestAlreadyDone".to_owned())]);
+    assert_eq!(told(&answered), [], "told once");
 }
 
 #[test]
