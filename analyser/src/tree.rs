@@ -159,6 +159,13 @@ impl Element {
         removed
     }
 
+    pub(crate) fn elements_mut(&mut self) -> impl Iterator<Item = &mut Element> {
+        self.nodes.iter_mut().filter_map(|n| match n {
+            Node::Element(e) => Some(e),
+            Node::Text(_) => None,
+        })
+    }
+
     pub(crate) fn nodes_mut(&mut self) -> &mut Vec<Node> {
         &mut self.nodes
     }

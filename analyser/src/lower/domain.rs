@@ -7,8 +7,9 @@ use uuid::Uuid;
 
 use super::device_names::letters;
 use super::storage::Format;
+use super::typed::{DiskLocation, Identity, Typed, TypedDisk, TypedNic};
 use crate::mark::Mark;
-use crate::tree::Element;
+use crate::tree::{Element, Tree};
 
 /// Everything that decides a domain's XML. Two equal inputs give equal XML, byte for byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,29 +175,48 @@ pub fn disk_alias(disk: &str) -> String {
 }
 
 /// The libvirt alias of a NIC; never that of a disk.
-fn nic_alias(nic: &str) -> String {
+pub fn nic_alias(nic: &str) -> String {
     format!("ua-nic-{nic}")
 }
 
 /// The domain. No graphics and no video card: the console is the serial port. A guest that crashes is destroyed, so that
 /// the run strategy decides what happens next.
 pub fn lower(input: &DomainInput) -> Element {
+    let (identity, typed) = input.parts();
+    let mut root = hardware(&typed);
+    identify(&mut root, &identity);
+    Tree::new(root).into_canonical().root
+}
+
+/// Gives a domain its name, its UUID and its mark. The mark comes behind other metadata, where libvirt puts it.
+pub(super) fn identify(root: &mut Element, identity: &Identity) {
+    let leaf = |name: &'static str, text: &Option<String>| text.as_ref().map(|text| Element::leaf(name, text));
+    for leaf in [leaf("name", &identity.name), leaf("uuid", &identity.uuid)].into_iter().flatten() {
+        root.push(leaf);
+    }
+    let Some(mark) = &identity.mark else { return };
+    let mut metadata = root.remove("metadata").into_iter();
+    let first = metadata.next().unwrap_or_else(|| Element::new("metadata"));
+    root.push(first.child(mark.to_element()));
+    metadata.for_each(|other| root.push(other));
+}
+
+/// The domain without its identity.
+pub(crate) fn hardware(typed: &Typed) -> Element {
+    let accelerator = typed.host.accelerator;
     Element::new("domain")
-        .attr("type", input.accelerator)
-        .child(Element::leaf("name", &input.name))
-        .child(Element::leaf("uuid", input.uuid))
-        .child(Element::new("metadata").child(input.mark.to_element()))
-        .child(memory(input.memory_bytes))
-        .child(vcpu(&input.cpu))
-        .child(os(input))
-        .child(features(input.accelerator))
-        .child(cpu(&input.cpu))
-        .child(clock(input.accelerator))
+        .attr("type", accelerator)
+        .child(memory(typed.memory_bytes))
+        .child(vcpu(&typed.cpu))
+        .child(os(typed))
+        .child(features(accelerator))
+        .child(cpu(&typed.cpu))
+        .child(clock(accelerator))
         .child(Element::leaf("on_poweroff", "destroy"))
         .child(Element::leaf("on_reboot", "restart"))
         .child(Element::leaf("on_crash", "destroy"))
         .child(power_management())
-        .child(devices(input))
+        .child(devices(typed))
 }
 
 fn memory(bytes: u64) -> Element {
@@ -208,12 +228,12 @@ fn vcpu(cpu: &CpuInput) -> Element {
     Element::leaf("vcpu", cpu.max_vcpus).attr("placement", "static").attr_opt("current", current)
 }
 
-fn os(input: &DomainInput) -> Element {
+fn os(input: &Typed) -> Element {
     let has_boot_order =
         input.disks.iter().any(|d| d.boot_order.is_some()) || input.nics.iter().any(|n| n.boot_order.is_some());
     // libvirt refuses <boot dev> beside a device's own boot order.
     let boot = (!has_boot_order).then(|| Element::new("boot").attr("dev", "hd"));
-    let kind = Element::leaf("type", "hvm").attr("arch", &input.arch).attr("machine", input.machine);
+    let kind = Element::leaf("type", "hvm").attr("arch", &input.host.arch).attr("machine", input.machine);
     match input.firmware {
         Firmware::Bios => Element::new("os").child(kind).children(boot),
     }
@@ -264,14 +284,14 @@ fn power_management() -> Element {
     Element::new("pm").child(off("suspend-to-mem")).child(off("suspend-to-disk"))
 }
 
-fn devices(input: &DomainInput) -> Element {
-    let has_scsi = input.disks.iter().any(|d| d.bus == DiskBus::Scsi);
+fn devices(typed: &Typed) -> Element {
+    let has_scsi = typed.disks.iter().any(|d| d.bus == DiskBus::Scsi);
     let scsi = Element::new("controller").attr("type", "scsi").attr("index", 0).attr("model", "virtio-scsi");
     Element::new("devices")
-        .children(input.emulator.as_ref().map(|path| Element::leaf("emulator", path)))
-        .children(disks(&input.disks))
+        .children(typed.host.emulator.as_ref().map(|path| Element::leaf("emulator", path)))
+        .children(disks(&typed.disks))
         .children(has_scsi.then_some(scsi))
-        .children(input.nics.iter().map(nic))
+        .children(typed.nics.iter().map(nic))
         .children(serial_console())
         .child(agent_channel())
         .child(Element::new("video").child(Element::new("model").attr("type", "none")))
@@ -283,55 +303,61 @@ fn devices(input: &DomainInput) -> Element {
         )
 }
 
-fn disks(inputs: &[DiskInput]) -> Vec<Element> {
+fn disks(typed: &[TypedDisk]) -> Vec<Element> {
     // SCSI and SATA disks share one series of names.
     let mut used = BTreeMap::<&str, usize>::new();
-    let mut elements = Vec::with_capacity(inputs.len());
-    for input in inputs {
-        let (bus, prefix) = match input.bus {
+    let mut elements = Vec::with_capacity(typed.len());
+    for disk in typed {
+        let (bus, prefix) = match disk.bus {
             DiskBus::Virtio => ("virtio", "vd"),
             DiskBus::Scsi => ("scsi", "sd"),
             DiskBus::Sata => ("sata", "sd"),
         };
         let index = used.entry(prefix).or_default();
-        elements.push(disk(input, bus, &format!("{prefix}{}", letters(*index))));
+        elements.push(disk_element(disk, bus, &format!("{prefix}{}", letters(*index))));
         *index += 1;
     }
     elements
 }
 
-fn disk(input: &DiskInput, bus: &str, target: &str) -> Element {
-    let device = match input.device {
+fn disk_element(disk: &TypedDisk, bus: &str, target: &str) -> Element {
+    let device = match disk.device {
         DiskDevice::Disk => "disk",
         DiskDevice::Cdrom => "cdrom",
     };
-    let read_only = input.read_only || input.device == DiskDevice::Cdrom;
+    let source = Element::new("source");
+    let (kind, source) = match &disk.location {
+        DiskLocation::File(path) => ("file", source.attr("file", path)),
+        DiskLocation::Block(path) => ("block", source.attr("dev", path)),
+        DiskLocation::Volume { pool, volume } => ("volume", source.attr("pool", pool).attr("volume", volume)),
+    };
+    let read_only = disk.read_only || disk.device == DiskDevice::Cdrom;
     // What the guest frees is freed on the host.
     let discard = (!read_only).then_some("unmap");
     Element::new("disk")
-        .attr("type", "file")
+        .attr("type", kind)
         .attr("device", device)
-        .child(Element::new("driver").attr("name", "qemu").attr("type", input.format).attr_opt("discard", discard))
-        .child(Element::new("source").attr("file", &input.path))
+        .child(Element::new("driver").attr("name", "qemu").attr("type", disk.format).attr_opt("discard", discard))
+        .child(source)
         .child(Element::new("target").attr("dev", target).attr("bus", bus))
         .children(read_only.then(|| Element::new("readonly")))
-        .children(input.serial.as_ref().map(|serial| Element::leaf("serial", serial)))
-        .children(boot(input.boot_order))
-        .child(Element::new("alias").attr("name", disk_alias(&input.name)))
+        .children(disk.serial.as_ref().map(|serial| Element::leaf("serial", serial)))
+        .children(boot(disk.boot_order))
+        .child(Element::new("alias").attr("name", disk_alias(&disk.name)))
 }
 
-fn nic(input: &NicInput) -> Element {
-    let (kind, source) = match &input.source {
+fn nic(nic: &TypedNic) -> Element {
+    let (kind, source) = match &nic.source {
         NicSource::Network(name) => ("network", Element::new("source").attr("network", name)),
         NicSource::Bridge(name) => ("bridge", Element::new("source").attr("bridge", name)),
     };
     Element::new("interface")
         .attr("type", kind)
-        .child(Element::new("mac").attr("address", &input.mac))
+        .children(nic.mac.as_ref().map(|mac| Element::new("mac").attr("address", mac)))
         .child(source)
-        .child(Element::new("model").attr("type", &input.model))
-        .children(boot(input.boot_order))
-        .child(Element::new("alias").attr("name", nic_alias(&input.name)))
+        .children(nic.model.as_ref().map(|model| Element::new("model").attr("type", model)))
+        .children(boot(nic.boot_order))
+        .child(Element::new("alias").attr("name", nic_alias(&nic.name)))
 }
 
 fn boot(order: Option<u32>) -> Option<Element> {

@@ -1,0 +1,115 @@
+//! From a domain to the typed fields of a VM and what they cannot say: the inverse of [`lower`](crate::lower).
+//!
+//! Whatever typed fields say is read first; then what [`lower_with`](crate::lower::lower_with) needs beside it to make
+//! the very same domain is the `spec.domain` of the result. So nothing is lost, and nothing is said twice.
+
+mod overlay;
+mod read;
+
+use crate::error::{Error, Result};
+use crate::lower::{HostFacts, Identity, Typed, hardware, lower_typed};
+use crate::mark::{MARK_NAMESPACE, Mark};
+use crate::tree::{Element, Tree};
+use crate::value::Value;
+
+/// A domain in three parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lifted {
+    /// Whose it is.
+    pub identity: Identity,
+    /// What typed fields say.
+    pub typed: Typed,
+    /// The rest, for `spec.domain`; an empty mapping when there is none.
+    pub domain: Value<'static>,
+}
+
+impl Lifted {
+    /// The domain that was lifted, in canonical form; attributes may stand in another order.
+    ///
+    /// # Errors
+    /// None that lifting does not have, as long as the parts are as they were.
+    pub fn lower(&self) -> Result<Element> {
+        lower_typed(&self.typed, &self.identity, &self.domain)
+    }
+}
+
+/// Which typed fields there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vocabulary {
+    /// Those of a [`DomainInput`](crate::lower::DomainInput).
+    Input,
+    /// Those of the spec of a VirtualMachine, a part of them. What it cannot say is in the `domain` of the result, over
+    /// what the lowering makes of a VM that says nothing else.
+    Spec,
+}
+
+/// Takes a domain apart.
+///
+/// # Errors
+/// [`Error::Value`] for what is no `<domain>`; [`Error::Shape`] for a domain with two names or UUIDs; those of
+/// [`Mark::find`] for a mark that cannot be read.
+pub fn lift(domain: &Tree) -> Result<Lifted> {
+    lift_with(domain, Vocabulary::Input, None)
+}
+
+/// [`lift`] into the fields of a vocabulary, for a host: with its facts, `domain` also holds where this domain differs
+/// from what this host would choose (the accelerator, the emulator). Without, they are those of the domain.
+///
+/// # Errors
+/// Those of [`lift`].
+pub fn lift_with(domain: &Tree, vocabulary: Vocabulary, host: Option<&HostFacts>) -> Result<Lifted> {
+    if domain.root.name() != "domain" {
+        let value = domain.root.name().to_owned();
+        return Err(Error::Value { path: "/".into(), value, expected: "domain" });
+    }
+    let mut root = domain.canonical().root;
+    let identity = take_identity(&mut root)?;
+    let mut typed = read::typed(&root);
+    if let Some(host) = host {
+        typed.host = host.clone();
+    }
+    if vocabulary == Vocabulary::Spec {
+        typed.restrict_to_spec();
+    }
+    read::relabel(&mut root, &typed);
+    let base = Tree::new(hardware(&typed)).into_canonical();
+    let domain = overlay::overlay(&base, &Tree::new(root).into_canonical());
+    Ok(Lifted { identity, typed, domain })
+}
+
+fn take_identity(root: &mut Element) -> Result<Identity> {
+    let mark = Mark::find(root)?;
+    if mark.is_some() {
+        take_mark(root);
+    }
+    Ok(Identity { name: take_text(root, "name")?, uuid: take_text(root, "uuid")?, mark })
+}
+
+fn take_text(root: &mut Element, name: &'static str) -> Result<Option<String>> {
+    let mut found = root.remove(name).into_iter();
+    match (found.next(), found.next()) {
+        (None, _) => Ok(None),
+        (Some(one), None) if one.attributes().is_empty() && one.elements().next().is_none() => {
+            Ok(Some(one.own_text().into_owned()))
+        }
+        _ => Err(Error::at(format!("domain.{name}"), "expected one text: a domain has one such")),
+    }
+}
+
+fn take_mark(root: &mut Element) {
+    let Some(mut metadata) = root.remove("metadata").into_iter().next() else { return };
+    let prefixes: Vec<String> = metadata.elements().map(|e| e.prefix().to_owned()).collect();
+    let namespaces: Vec<Option<String>> = metadata
+        .elements()
+        .zip(&prefixes)
+        .map(|(e, p)| [e, &metadata, root].into_iter().find_map(|s| s.namespace_of(p)).map(str::to_owned))
+        .collect();
+    let mut namespaces = namespaces.into_iter();
+    metadata.nodes_mut().retain(|node| match node {
+        crate::Node::Element(_) => namespaces.next().flatten().as_deref() != Some(MARK_NAMESPACE),
+        crate::Node::Text(_) => true,
+    });
+    if !metadata.is_empty() {
+        root.push(metadata);
+    }
+}
