@@ -1,8 +1,5 @@
 //! Domains.
 
-use std::fmt;
-use std::ptr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -10,24 +7,16 @@ use virt::sys;
 
 use super::connection::{Connection, Patience};
 use super::constants::DomainState;
-use super::error::{ErrorCode, Failure, Result};
-use super::event::ObjectRef;
-use super::ffi::{
-    self, PointerArray, c_string, c_string_or_null, check, check_bool, copy_string, pointer, take_string,
-};
-use super::handle::{handle_calls, owned_pointer};
+use super::error::{ErrorCode, Result};
+use super::ffi::{c_string, c_string_or_null, check, check_bool, pointer, take_string};
+use super::handle::{named_handle, owned_pointer, unless_missing};
 
 owned_pointer!(RawDomain, _virDomain, virDomainFree);
 
-/// A domain (`virDomainPtr`). It need not exist any more: then its calls fail with [`ErrorCode::NoDomain`].
-#[derive(Clone)]
-pub struct Domain {
-    raw: Arc<RawDomain>,
-    pub(super) connection: Connection,
-    identity: Arc<ObjectRef>,
-}
-
-handle_calls!(Domain, _virDomain);
+named_handle!(
+    /// A domain (`virDomainPtr`). It need not exist any more: then its calls fail with [`ErrorCode::NoDomain`].
+    Domain: "domain", RawDomain, _virDomain, NoDomain, virDomainGetUUID, virDomainGetName
+);
 
 /// Which domains to list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -180,102 +169,39 @@ pub struct DomainInfo {
     pub cpu_time: Duration,
 }
 
-impl fmt::Debug for Domain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Domain").field(&self.identity).finish()
-    }
-}
-
+// SAFETY of the calls: the connection lives, and so does what the pointers lead to.
 impl Connection {
     /// `virConnectListAllDomains`.
     pub async fn list_domains(&self, filter: DomainFilter) -> Result<Vec<Domain>> {
-        let connection = self.clone();
-        let call = move |conn| {
-            let mut array = ptr::null_mut();
-            // SAFETY: libvirt allocates the array, which holds `count` references of ours.
-            unsafe {
-                let count = check(sys::virConnectListAllDomains(conn, &raw mut array, filter.flags()))?;
-                let domains = PointerArray::new(array, count, |domain| drop(RawDomain::adopt(domain)));
-                domains.map(|domain| Domain::adopt(&connection, domain)).collect()
-            }
-        };
-        self.call("virConnectListAllDomains", "all domains", Patience::Short, call).await
+        self.list("virConnectListAllDomains", move |conn, array| unsafe {
+            sys::virConnectListAllDomains(conn, array, filter.flags())
+        })
+        .await
     }
 
     /// `virDomainLookupByUUID`; `None` if there is no such domain.
     pub async fn lookup_domain(&self, uuid: Uuid) -> Result<Option<Domain>> {
-        let connection = self.clone();
-        let call = move |conn| {
-            // SAFETY: the bytes live during the call; the result is a reference of ours.
-            unsafe { Domain::adopt(&connection, sys::virDomainLookupByUUID(conn, uuid.as_bytes().as_ptr())) }
-        };
-        found(self.call("virDomainLookupByUUID", &format!("domain {uuid}"), Patience::Short, call).await)
+        self.by_uuid("virDomainLookupByUUID", uuid, |conn, uuid| unsafe { sys::virDomainLookupByUUID(conn, uuid) })
+            .await
     }
 
     /// `virDomainLookupByName`; `None` if there is no such domain.
     pub async fn lookup_domain_by_name(&self, name: &str) -> Result<Option<Domain>> {
-        let (connection, c_name) = (self.clone(), c_string(name));
-        let call = move |conn| {
-            let name = c_name?;
-            // SAFETY: the name lives during the call; the result is a reference of ours.
-            unsafe { Domain::adopt(&connection, sys::virDomainLookupByName(conn, name.as_ptr())) }
-        };
-        found(self.call("virDomainLookupByName", &format!("domain {name}"), Patience::Short, call).await)
+        self.by_name("virDomainLookupByName", name, |conn, name| unsafe { sys::virDomainLookupByName(conn, name) })
+            .await
     }
 
     /// `virDomainDefineXMLFlags` with `VIR_DOMAIN_DEFINE_VALIDATE`: creates or replaces a persistent domain. `name` is
     /// for the error's text.
     pub async fn define_domain(&self, name: &str, xml: &str) -> Result<Domain> {
-        let (connection, xml) = (self.clone(), c_string(xml));
-        let call = move |conn| {
-            let xml = xml?;
-            let flags = sys::VIR_DOMAIN_DEFINE_VALIDATE;
-            // SAFETY: the XML lives during the call; the result is a reference of ours.
-            unsafe { Domain::adopt(&connection, sys::virDomainDefineXMLFlags(conn, xml.as_ptr(), flags)) }
-        };
-        self.call("virDomainDefineXMLFlags", &format!("domain {name}"), Patience::Long, call).await
-    }
-}
-
-/// Turns "there is no such domain" into `None`.
-fn found(result: Result<Domain>) -> Result<Option<Domain>> {
-    match result {
-        Ok(domain) => Ok(Some(domain)),
-        Err(error) if error.code == ErrorCode::NoDomain => Ok(None),
-        Err(error) => Err(error),
+        self.make("virDomainDefineXMLFlags", Patience::Long, name, xml, |conn, xml| unsafe {
+            sys::virDomainDefineXMLFlags(conn, xml, sys::VIR_DOMAIN_DEFINE_VALIDATE)
+        })
+        .await
     }
 }
 
 impl Domain {
-    /// # Safety
-    /// As [`RawDomain::adopt`].
-    unsafe fn adopt(connection: &Connection, domain: sys::virDomainPtr) -> Result<Self, Failure> {
-        // SAFETY: by this function's contract; the getters are local.
-        unsafe {
-            let raw = RawDomain::adopt(domain)?;
-            let uuid = ffi::uuid(|bytes| sys::virDomainGetUUID(raw.as_ptr(), bytes))?;
-            let name = copy_string(sys::virDomainGetName(raw.as_ptr())).ok_or_else(Failure::last)?;
-            let identity = Arc::new(ObjectRef { uuid, name });
-            Ok(Self { raw: Arc::new(raw), connection: connection.clone(), identity })
-        }
-    }
-
-    /// Its UUID.
-    #[must_use]
-    pub fn uuid(&self) -> Uuid {
-        self.identity.uuid
-    }
-
-    /// Its name when this handle was made.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.identity.name
-    }
-
-    fn object(&self) -> String {
-        format!("domain {}", self.name())
-    }
-
     /// `virDomainGetID`: the number of the running domain; `None` while it is off.
     pub async fn id(&self) -> Result<Option<u32>> {
         self.call("virDomainGetID", Patience::Short, |domain| {
@@ -438,11 +364,8 @@ impl Domain {
             // SAFETY: the URI lives during the call; the result is ours to free.
             unsafe { take_string(sys::virDomainGetMetadata(domain, kind, uri.as_ptr(), flags)) }
         };
-        match self.call("virDomainGetMetadata", Patience::Short, call).await {
-            Ok(element) => Ok(Some(element)),
-            Err(error) if error.code == ErrorCode::NoDomainMetadata => Ok(None),
-            Err(error) => Err(error),
-        }
+        let element = self.call("virDomainGetMetadata", Patience::Short, call).await;
+        unless_missing(element, ErrorCode::NoDomainMetadata)
     }
 
     /// `virDomainSetMetadata`: sets or (with `None`) removes the metadata element of the XML namespace `uri`, written

@@ -1,4 +1,15 @@
-//! What domains, networks, pools and volumes have in common: a counted C pointer and the connection that it belongs to.
+//! What domains, networks, pools and volumes have in common: a counted C pointer and the connection that it belongs to;
+//! and how the first three are listed, looked up and defined.
+
+use std::ffi::{c_char, c_int};
+use std::ptr;
+
+use uuid::Uuid;
+use virt::sys;
+
+use super::connection::{Connection, Patience};
+use super::error::{ErrorCode, Failure, Result};
+use super::ffi::{PointerArray, c_string, check};
 
 /// Declares `$raw`, the owner of one reference to a libvirt object, freed with `$free`.
 macro_rules! owned_pointer {
@@ -65,3 +76,159 @@ macro_rules! handle_calls {
     };
 }
 pub(super) use handle_calls;
+
+/// A libvirt object with a name and a UUID.
+pub(super) trait Handle: Sized + Send + 'static {
+    /// libvirt's own.
+    type C;
+    /// What it is called in errors.
+    const NOUN: &'static str;
+    /// The code of "there is no such object".
+    const MISSING: ErrorCode;
+
+    /// # Safety
+    /// `pointer` is NULL, on failure of the call that has just been made on this thread, or a reference that nobody else
+    /// frees.
+    unsafe fn adopt(connection: &Connection, pointer: *mut Self::C) -> Result<Self, Failure>;
+
+    /// # Safety
+    /// `pointer` is a reference that nobody else frees.
+    unsafe fn free(pointer: *mut Self::C);
+}
+
+/// Declares `$handle` with its name and UUID, as of when it was made: what [`Handle`] is made for.
+macro_rules! named_handle {
+    ($(#[$doc:meta])* $handle:ident: $noun:literal, $raw:ident, $c:ident, $missing:ident, $get_uuid:ident, $get_name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone)]
+        pub struct $handle {
+            raw: std::sync::Arc<$raw>,
+            pub(super) connection: $crate::libvirt::Connection,
+            identity: std::sync::Arc<$crate::libvirt::event::ObjectRef>,
+        }
+
+        impl std::fmt::Debug for $handle {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_tuple(stringify!($handle)).field(&self.identity).finish()
+            }
+        }
+
+        impl $crate::libvirt::handle::Handle for $handle {
+            type C = virt::sys::$c;
+            const NOUN: &'static str = $noun;
+            const MISSING: $crate::libvirt::error::ErrorCode = $crate::libvirt::error::ErrorCode::$missing;
+
+            unsafe fn adopt(
+                connection: &$crate::libvirt::Connection,
+                pointer: *mut Self::C,
+            ) -> Result<Self, $crate::libvirt::error::Failure> {
+                use $crate::libvirt::error::Failure;
+                use $crate::libvirt::ffi;
+                // SAFETY: by this function's contract; the getters are local.
+                unsafe {
+                    let raw = $raw::adopt(pointer)?;
+                    let uuid = ffi::uuid(|bytes| virt::sys::$get_uuid(raw.as_ptr(), bytes))?;
+                    let name = ffi::copy_string(virt::sys::$get_name(raw.as_ptr())).ok_or_else(Failure::last)?;
+                    let identity = std::sync::Arc::new($crate::libvirt::event::ObjectRef { uuid, name });
+                    Ok(Self { raw: std::sync::Arc::new(raw), connection: connection.clone(), identity })
+                }
+            }
+
+            unsafe fn free(pointer: *mut Self::C) {
+                // SAFETY: by this function's contract.
+                drop(unsafe { $raw::adopt(pointer) });
+            }
+        }
+
+        impl $handle {
+            /// Its UUID.
+            #[must_use]
+            pub fn uuid(&self) -> uuid::Uuid {
+                self.identity.uuid
+            }
+
+            /// Its name when this handle was made.
+            #[must_use]
+            pub fn name(&self) -> &str {
+                &self.identity.name
+            }
+
+            fn object(&self) -> String {
+                format!("{} {}", $noun, self.name())
+            }
+        }
+
+        $crate::libvirt::handle::handle_calls!($handle, $c);
+    };
+}
+pub(super) use named_handle;
+
+/// Turns the error of code `missing` into `None`.
+pub(super) fn unless_missing<T>(result: Result<T>, missing: ErrorCode) -> Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.code == missing => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// In each of these, the function that is given makes the C call `operation` on a live connection.
+impl Connection {
+    /// All objects of a kind. The call fills the array that it is given, which libvirt allocates, and counts.
+    pub(super) async fn list<H: Handle>(
+        &self,
+        operation: &'static str,
+        list: impl FnOnce(sys::virConnectPtr, *mut *mut *mut H::C) -> c_int + Send + 'static,
+    ) -> Result<Vec<H>> {
+        let connection = self.clone();
+        let call = move |conn| {
+            let mut array = ptr::null_mut();
+            let count = check(list(conn, &raw mut array))?;
+            // SAFETY: the array holds `count` references of ours.
+            unsafe { PointerArray::new(array, count, H::free).map(|object| H::adopt(&connection, object)).collect() }
+        };
+        self.call(operation, &format!("all {}s", H::NOUN), Patience::Short, call).await
+    }
+
+    /// The object of this UUID, if there is one. The call gets the 16 bytes, and returns a reference of ours.
+    pub(super) async fn by_uuid<H: Handle>(
+        &self,
+        operation: &'static str,
+        uuid: Uuid,
+        lookup: impl FnOnce(sys::virConnectPtr, *const u8) -> *mut H::C + Send + 'static,
+    ) -> Result<Option<H>> {
+        let connection = self.clone();
+        // SAFETY: the bytes live during the call; the result is a reference of ours.
+        let call = move |conn| unsafe { H::adopt(&connection, lookup(conn, uuid.as_bytes().as_ptr())) };
+        let found = self.call(operation, &format!("{} {uuid}", H::NOUN), Patience::Short, call).await;
+        unless_missing(found, H::MISSING)
+    }
+
+    /// The object of this name, if there is one. The call returns a reference of ours.
+    pub(super) async fn by_name<H: Handle>(
+        &self,
+        operation: &'static str,
+        name: &str,
+        lookup: impl FnOnce(sys::virConnectPtr, *const c_char) -> *mut H::C + Send + 'static,
+    ) -> Result<Option<H>> {
+        unless_missing(self.make(operation, Patience::Short, name, name, lookup).await, H::MISSING)
+    }
+
+    /// What the call makes of `text`, a reference of ours. `name` is for the error's text.
+    pub(super) async fn make<H: Handle>(
+        &self,
+        operation: &'static str,
+        patience: Patience,
+        name: &str,
+        text: &str,
+        make: impl FnOnce(sys::virConnectPtr, *const c_char) -> *mut H::C + Send + 'static,
+    ) -> Result<H> {
+        let (connection, text) = (self.clone(), c_string(text));
+        let call = move |conn| {
+            let text = text?;
+            // SAFETY: the text lives during the call; the result is a reference of ours.
+            unsafe { H::adopt(&connection, make(conn, text.as_ptr())) }
+        };
+        self.call(operation, &format!("{} {name}", H::NOUN), patience, call).await
+    }
+}

@@ -1,32 +1,22 @@
 //! Networks.
 
-use std::fmt;
 use std::net::IpAddr;
 use std::ptr;
-use std::sync::Arc;
 
 use uuid::Uuid;
 use virt::sys;
 
 use super::connection::{Connection, Patience};
-use super::error::{ErrorCode, Failure, Result};
-use super::event::ObjectRef;
-use super::ffi::{
-    self, PointerArray, c_string, c_string_or_null, check, check_bool, copy_string, pointer, take_string,
-};
-use super::handle::{handle_calls, owned_pointer};
+use super::error::Result;
+use super::ffi::{PointerArray, c_string_or_null, check, check_bool, copy_string, pointer, take_string};
+use super::handle::{named_handle, owned_pointer};
 
 owned_pointer!(RawNetwork, _virNetwork, virNetworkFree);
 
-/// A virtual network (`virNetworkPtr`).
-#[derive(Clone)]
-pub struct Network {
-    raw: Arc<RawNetwork>,
-    connection: Connection,
-    identity: Arc<ObjectRef>,
-}
-
-handle_calls!(Network, _virNetwork);
+named_handle!(
+    /// A virtual network (`virNetworkPtr`).
+    Network: "network", RawNetwork, _virNetwork, NoNetwork, virNetworkGetUUID, virNetworkGetName
+);
 
 /// A DHCP lease of a virtual network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,100 +33,38 @@ pub struct DhcpLease {
     pub expiry_seconds: i64,
 }
 
-impl fmt::Debug for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Network").field(&self.identity).finish()
-    }
-}
-
+// SAFETY of the calls: the connection lives, and so does what the pointers lead to.
 impl Connection {
     /// `virConnectListAllNetworks`.
     pub async fn list_networks(&self) -> Result<Vec<Network>> {
-        let connection = self.clone();
-        let call = move |conn| {
-            let mut array = ptr::null_mut();
-            // SAFETY: libvirt allocates the array, which holds `count` references of ours.
-            unsafe {
-                let count = check(sys::virConnectListAllNetworks(conn, &raw mut array, 0))?;
-                let networks = PointerArray::new(array, count, |network| drop(RawNetwork::adopt(network)));
-                networks.map(|network| Network::adopt(&connection, network)).collect()
-            }
-        };
-        self.call("virConnectListAllNetworks", "all networks", Patience::Short, call).await
+        self.list("virConnectListAllNetworks", move |conn, array| unsafe {
+            sys::virConnectListAllNetworks(conn, array, 0)
+        })
+        .await
     }
 
     /// `virNetworkLookupByUUID`; `None` if there is no such network.
     pub async fn lookup_network(&self, uuid: Uuid) -> Result<Option<Network>> {
-        let connection = self.clone();
-        let call = move |conn| {
-            // SAFETY: the bytes live during the call; the result is a reference of ours.
-            unsafe { Network::adopt(&connection, sys::virNetworkLookupByUUID(conn, uuid.as_bytes().as_ptr())) }
-        };
-        found(self.call("virNetworkLookupByUUID", &format!("network {uuid}"), Patience::Short, call).await)
+        self.by_uuid("virNetworkLookupByUUID", uuid, |conn, uuid| unsafe { sys::virNetworkLookupByUUID(conn, uuid) })
+            .await
     }
 
     /// `virNetworkLookupByName`; `None` if there is no such network.
     pub async fn lookup_network_by_name(&self, name: &str) -> Result<Option<Network>> {
-        let (connection, c_name) = (self.clone(), c_string(name));
-        let call = move |conn| {
-            let name = c_name?;
-            // SAFETY: the name lives during the call; the result is a reference of ours.
-            unsafe { Network::adopt(&connection, sys::virNetworkLookupByName(conn, name.as_ptr())) }
-        };
-        found(self.call("virNetworkLookupByName", &format!("network {name}"), Patience::Short, call).await)
+        self.by_name("virNetworkLookupByName", name, |conn, name| unsafe { sys::virNetworkLookupByName(conn, name) })
+            .await
     }
 
     /// `virNetworkDefineXML`: creates or replaces a persistent network. `name` is for the error's text.
     pub async fn define_network(&self, name: &str, xml: &str) -> Result<Network> {
-        let (connection, xml) = (self.clone(), c_string(xml));
-        let call = move |conn| {
-            let xml = xml?;
-            // SAFETY: the XML lives during the call; the result is a reference of ours.
-            unsafe { Network::adopt(&connection, sys::virNetworkDefineXML(conn, xml.as_ptr())) }
-        };
-        self.call("virNetworkDefineXML", &format!("network {name}"), Patience::Short, call).await
-    }
-}
-
-/// Turns "there is no such network" into `None`.
-fn found(result: Result<Network>) -> Result<Option<Network>> {
-    match result {
-        Ok(network) => Ok(Some(network)),
-        Err(error) if error.code == ErrorCode::NoNetwork => Ok(None),
-        Err(error) => Err(error),
+        self.make("virNetworkDefineXML", Patience::Short, name, xml, |conn, xml| unsafe {
+            sys::virNetworkDefineXML(conn, xml)
+        })
+        .await
     }
 }
 
 impl Network {
-    /// # Safety
-    /// As [`RawNetwork::adopt`].
-    unsafe fn adopt(connection: &Connection, network: sys::virNetworkPtr) -> Result<Self, Failure> {
-        // SAFETY: by this function's contract; the getters are local.
-        unsafe {
-            let raw = RawNetwork::adopt(network)?;
-            let uuid = ffi::uuid(|bytes| sys::virNetworkGetUUID(raw.as_ptr(), bytes))?;
-            let name = copy_string(sys::virNetworkGetName(raw.as_ptr())).ok_or_else(Failure::last)?;
-            let identity = Arc::new(ObjectRef { uuid, name });
-            Ok(Self { raw: Arc::new(raw), connection: connection.clone(), identity })
-        }
-    }
-
-    /// Its UUID.
-    #[must_use]
-    pub fn uuid(&self) -> Uuid {
-        self.identity.uuid
-    }
-
-    /// Its name.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.identity.name
-    }
-
-    fn object(&self) -> String {
-        format!("network {}", self.name())
-    }
-
     /// `virNetworkCreate`: starts a defined network.
     pub async fn create(&self) -> Result<()> {
         // SAFETY: `call` passes a live network (here and below).

@@ -1,6 +1,5 @@
 //! Storage pools.
 
-use std::fmt;
 use std::ptr;
 use std::sync::Arc;
 
@@ -9,23 +8,17 @@ use virt::sys;
 
 use super::connection::{Connection, Patience};
 use super::constants::StoragePoolState;
-use super::error::{ErrorCode, Failure, Result};
-use super::event::ObjectRef;
-use super::ffi::{self, PointerArray, c_string, check, check_bool, copy_string, take_string};
-use super::handle::{handle_calls, owned_pointer};
+use super::error::{ErrorCode, Result};
+use super::ffi::{PointerArray, c_string, check, check_bool, take_string};
+use super::handle::{named_handle, owned_pointer, unless_missing};
 use super::storage_vol::{RawStorageVol, StorageVol};
 
 owned_pointer!(RawStoragePool, _virStoragePool, virStoragePoolFree);
 
-/// A storage pool (`virStoragePoolPtr`).
-#[derive(Clone)]
-pub struct StoragePool {
-    raw: Arc<RawStoragePool>,
-    connection: Connection,
-    identity: Arc<ObjectRef>,
-}
-
-handle_calls!(StoragePool, _virStoragePool);
+named_handle!(
+    /// A storage pool (`virStoragePoolPtr`).
+    StoragePool: "storage pool", RawStoragePool, _virStoragePool, NoStoragePool, virStoragePoolGetUUID, virStoragePoolGetName
+);
 
 /// A pool's state and sizes (`virStoragePoolInfo`), as of its last refresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,100 +33,42 @@ pub struct StoragePoolInfo {
     pub available_bytes: u64,
 }
 
-impl fmt::Debug for StoragePool {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("StoragePool").field(&self.identity).finish()
-    }
-}
-
+// SAFETY of the calls: the connection lives, and so does what the pointers lead to.
 impl Connection {
     /// `virConnectListAllStoragePools`.
     pub async fn list_storage_pools(&self) -> Result<Vec<StoragePool>> {
-        let connection = self.clone();
-        let call = move |conn| {
-            let mut array = ptr::null_mut();
-            // SAFETY: libvirt allocates the array, which holds `count` references of ours.
-            unsafe {
-                let count = check(sys::virConnectListAllStoragePools(conn, &raw mut array, 0))?;
-                let pools = PointerArray::new(array, count, |pool| drop(RawStoragePool::adopt(pool)));
-                pools.map(|pool| StoragePool::adopt(&connection, pool)).collect()
-            }
-        };
-        self.call("virConnectListAllStoragePools", "all storage pools", Patience::Short, call).await
+        self.list("virConnectListAllStoragePools", move |conn, array| unsafe {
+            sys::virConnectListAllStoragePools(conn, array, 0)
+        })
+        .await
     }
 
     /// `virStoragePoolLookupByUUID`; `None` if there is no such pool.
     pub async fn lookup_storage_pool(&self, uuid: Uuid) -> Result<Option<StoragePool>> {
-        let connection = self.clone();
-        let call = move |conn| {
-            // SAFETY: the bytes live during the call; the result is a reference of ours.
-            unsafe { StoragePool::adopt(&connection, sys::virStoragePoolLookupByUUID(conn, uuid.as_bytes().as_ptr())) }
-        };
-        found(self.call("virStoragePoolLookupByUUID", &format!("storage pool {uuid}"), Patience::Short, call).await)
+        self.by_uuid("virStoragePoolLookupByUUID", uuid, |conn, uuid| unsafe {
+            sys::virStoragePoolLookupByUUID(conn, uuid)
+        })
+        .await
     }
 
     /// `virStoragePoolLookupByName`; `None` if there is no such pool.
     pub async fn lookup_storage_pool_by_name(&self, name: &str) -> Result<Option<StoragePool>> {
-        let (connection, c_name) = (self.clone(), c_string(name));
-        let call = move |conn| {
-            let name = c_name?;
-            // SAFETY: the name lives during the call; the result is a reference of ours.
-            unsafe { StoragePool::adopt(&connection, sys::virStoragePoolLookupByName(conn, name.as_ptr())) }
-        };
-        found(self.call("virStoragePoolLookupByName", &format!("storage pool {name}"), Patience::Short, call).await)
+        self.by_name("virStoragePoolLookupByName", name, |conn, name| unsafe {
+            sys::virStoragePoolLookupByName(conn, name)
+        })
+        .await
     }
 
     /// `virStoragePoolDefineXML`: creates or replaces a persistent pool. `name` is for the error's text.
     pub async fn define_storage_pool(&self, name: &str, xml: &str) -> Result<StoragePool> {
-        let (connection, xml) = (self.clone(), c_string(xml));
-        let call = move |conn| {
-            let xml = xml?;
-            // SAFETY: the XML lives during the call; the result is a reference of ours.
-            unsafe { StoragePool::adopt(&connection, sys::virStoragePoolDefineXML(conn, xml.as_ptr(), 0)) }
-        };
-        self.call("virStoragePoolDefineXML", &format!("storage pool {name}"), Patience::Short, call).await
-    }
-}
-
-/// Turns "there is no such pool" into `None`.
-fn found(result: Result<StoragePool>) -> Result<Option<StoragePool>> {
-    match result {
-        Ok(pool) => Ok(Some(pool)),
-        Err(error) if error.code == ErrorCode::NoStoragePool => Ok(None),
-        Err(error) => Err(error),
+        self.make("virStoragePoolDefineXML", Patience::Short, name, xml, |conn, xml| unsafe {
+            sys::virStoragePoolDefineXML(conn, xml, 0)
+        })
+        .await
     }
 }
 
 impl StoragePool {
-    /// # Safety
-    /// As [`RawStoragePool::adopt`].
-    pub(super) unsafe fn adopt(connection: &Connection, pool: sys::virStoragePoolPtr) -> Result<Self, Failure> {
-        // SAFETY: by this function's contract; the getters are local.
-        unsafe {
-            let raw = RawStoragePool::adopt(pool)?;
-            let uuid = ffi::uuid(|bytes| sys::virStoragePoolGetUUID(raw.as_ptr(), bytes))?;
-            let name = copy_string(sys::virStoragePoolGetName(raw.as_ptr())).ok_or_else(Failure::last)?;
-            let identity = Arc::new(ObjectRef { uuid, name });
-            Ok(Self { raw: Arc::new(raw), connection: connection.clone(), identity })
-        }
-    }
-
-    /// Its UUID.
-    #[must_use]
-    pub fn uuid(&self) -> Uuid {
-        self.identity.uuid
-    }
-
-    /// Its name.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.identity.name
-    }
-
-    fn object(&self) -> String {
-        format!("storage pool {}", self.name())
-    }
-
     /// `virStoragePoolBuild`: makes what the pool stands on, a directory for instance. Nothing is overwritten.
     pub async fn build(&self) -> Result<()> {
         // SAFETY: `call` passes a live pool (here and below).
@@ -270,11 +205,7 @@ impl StoragePool {
                 unsafe { StorageVol::adopt(&connection, sys::virStorageVolLookupByName(pool, name.as_ptr())) }
             })
             .await;
-        match volume {
-            Ok(volume) => Ok(Some(volume)),
-            Err(error) if error.code == ErrorCode::NoStorageVol => Ok(None),
-            Err(error) => Err(error),
-        }
+        unless_missing(volume, ErrorCode::NoStorageVol)
     }
 
     /// `virStorageVolCreateXML`: creates a volume. `name` is for the error's text.

@@ -9,7 +9,7 @@ use super::connection::{Connection, Patience};
 use super::constants::StorageVolType;
 use super::error::{ErrorCode, Failure, Result};
 use super::ffi::{c_string, check, copy_string, take_string};
-use super::handle::{handle_calls, owned_pointer};
+use super::handle::{Handle, handle_calls, owned_pointer, unless_missing};
 use super::storage_pool::StoragePool;
 
 owned_pointer!(RawStorageVol, _virStorageVol, virStorageVolFree);
@@ -60,11 +60,8 @@ impl Connection {
             // SAFETY: the path lives during the call; the result is a reference of ours.
             unsafe { StorageVol::adopt(&connection, sys::virStorageVolLookupByPath(conn, path.as_ptr())) }
         };
-        match self.call("virStorageVolLookupByPath", &format!("volume {path}"), Patience::Short, call).await {
-            Ok(volume) => Ok(Some(volume)),
-            Err(error) if error.code == ErrorCode::NoStorageVol => Ok(None),
-            Err(error) => Err(error),
-        }
+        let volume = self.call("virStorageVolLookupByPath", &format!("volume {path}"), Patience::Short, call).await;
+        unless_missing(volume, ErrorCode::NoStorageVol)
     }
 }
 
