@@ -103,8 +103,6 @@ fn of_host(host: &Host) -> Result<BTreeSet<String>> {
     let own = count(EXECUTOR) + count(CONTROLLER);
     add("pod", numbered("shim", count(SHIM).saturating_sub(own)));
     add("pod", numbered("pause", count(PAUSE)));
-    // The executors' own pool for seeds is made with the first one, and stays; what lies in it is looked at.
-    items.retain(|item| item != "pool kubevmm-system" && !item.ends_with("/kubevmm-system.xml"));
     Ok(items)
 }
 
