@@ -80,6 +80,10 @@ impl<'a> Sink<'a> for Pieces<'a> {
 }
 
 impl<'a> Pieces<'a> {
+    pub(crate) fn with_capacity(pieces: usize) -> Self {
+        Self { pieces: Vec::with_capacity(pieces), ..Self::default() }
+    }
+
     /// How many collections have begun and not ended.
     pub(crate) fn depth(&self) -> usize {
         self.open.len()

@@ -9,6 +9,8 @@ use std::sync::LazyLock;
 
 use names::Names;
 
+use crate::scope::is_same;
+
 /// How a scalar is written in YAML.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Scalar {
@@ -47,11 +49,11 @@ enum Meaning {
 }
 
 /// What a key means to a shape.
-pub(crate) enum Key<'s> {
-    /// An attribute.
-    Attribute(Scalar),
+pub(crate) enum Key {
+    /// An attribute of this name.
+    Attribute(&'static str, Scalar),
     /// All children of a name.
-    List(&'s Child),
+    List(&'static Child),
     /// A child by its own name.
     Child,
 }
@@ -107,18 +109,25 @@ pub(crate) fn roots() -> impl Iterator<Item = &'static str> {
 }
 
 impl Shape {
-    /// What a key means: an attribute before a list, and that before a child of this name. `namespace` is that of the
-    /// key's prefix, which is none of the name.
-    pub(crate) fn key(&self, namespace: &str, name: &str) -> Option<Key<'_>> {
+    /// What a key without a prefix means: an attribute before a list, and that before a child of this name. `namespace`
+    /// is that of names without a prefix.
+    pub(crate) fn key(&'static self, namespace: &str, key: &str) -> Option<Key> {
         let is_wanted = |meaning: &Meaning| match meaning {
             Meaning::Attribute(_) => true,
-            Meaning::List(at) | Meaning::Child(at) => self.at(*at).namespace == namespace,
+            Meaning::List(at) | Meaning::Child(at) => is_same(self.at(*at).namespace, namespace),
         };
-        Some(match *self.keys.get(name, is_wanted)? {
-            Meaning::Attribute(kind) => Key::Attribute(kind),
+        let (name, meaning) = self.keys.entry(key, is_wanted)?;
+        Some(match *meaning {
+            Meaning::Attribute(kind) => Key::Attribute(name, kind),
             Meaning::List(at) => Key::List(self.at(at)),
             Meaning::Child(_) => Key::Child,
         })
+    }
+
+    /// [`Shape::key`] of a key with a prefix, whose `namespace` and local name are given.
+    pub(crate) fn key_with_prefix(&'static self, namespace: &str, name: &str) -> Option<Key> {
+        let list = || self.list(namespace, name).map(Key::List);
+        list().or_else(|| self.child(namespace, name).map(|_| Key::Child))
     }
 
     /// Kind of an attribute of the schema.
@@ -131,13 +140,13 @@ impl Shape {
 
     /// A child element of the schema.
     pub(crate) fn child(&self, namespace: &str, name: &str) -> Option<&Child> {
-        let is_wanted = |m: &Meaning| matches!(m, Meaning::Child(at) if self.at(*at).namespace == namespace);
+        let is_wanted = |m: &Meaning| matches!(m, Meaning::Child(at) if is_same(self.at(*at).namespace, namespace));
         self.child_of(self.keys.get(name, is_wanted))
     }
 
     /// The child whose list has this key.
     pub(crate) fn list(&self, namespace: &str, key: &str) -> Option<&Child> {
-        let is_wanted = |m: &Meaning| matches!(m, Meaning::List(at) if self.at(*at).namespace == namespace);
+        let is_wanted = |m: &Meaning| matches!(m, Meaning::List(at) if is_same(self.at(*at).namespace, namespace));
         self.child_of(self.keys.get(key, is_wanted))
     }
 

@@ -253,7 +253,11 @@ impl Element {
 
 /// Splits `prefix:local`; a name without a prefix has the empty one.
 pub fn split_name(name: &str) -> (&str, &str) {
-    name.split_once(':').unwrap_or(("", name))
+    // Names are short: a search that prepares for long texts costs more than it saves.
+    match name.bytes().position(|b| b == b':') {
+        Some(at) => (&name[..at], &name[at + 1..]),
+        None => ("", name),
+    }
 }
 
 /// The prefix that an attribute of this name declares: `qemu` for `xmlns:qemu`, the empty one for `xmlns`.

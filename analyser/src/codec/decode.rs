@@ -149,7 +149,11 @@ impl<'p> Decoder<'p> {
             };
         }
         match (shape.and_then(|s| self.meaning(s, key)), data) {
-            (Some(Key::Attribute(kind)), _) => self.attribute(key, data, kind),
+            (Some(Key::Attribute(name, kind)), _) => {
+                let text = self.text(data, kind)?;
+                self.builder.attribute(Cow::Borrowed(name), text);
+                Ok(())
+            }
             (Some(Key::List(child)), _) => self.list_items(key, child, data),
             (Some(Key::Child), _) | (None, Data::Mapping(_) | Data::Sequence(_) | Data::Leaf(Leaf::Null)) => {
                 self.elements(key, data, shape)
@@ -158,15 +162,10 @@ impl<'p> Decoder<'p> {
         }
     }
 
-    fn meaning(&self, shape: &'static Shape, key: &str) -> Option<Key<'static>> {
+    fn meaning(&self, shape: &'static Shape, key: &str) -> Option<Key> {
         let (prefix, name) = split_name(key);
         let namespace = self.scope.resolve(prefix);
-        if prefix.is_empty() {
-            return shape.key(namespace, name);
-        }
-        let attribute = || shape.attribute(key).map(Key::Attribute);
-        let list = || shape.list(namespace, name).map(Key::List);
-        attribute().or_else(list).or_else(|| shape.child(namespace, name).map(|_| Key::Child))
+        if prefix.is_empty() { shape.key(namespace, name) } else { shape.key_with_prefix(namespace, name) }
     }
 
     fn attribute(&mut self, name: &str, data: Data<'_, '_>, kind: Scalar) -> Result<()> {

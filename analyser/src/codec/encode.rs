@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::{ATTRIBUTE, CONTENT, scalar};
 use crate::canonical::root_shape;
 use crate::data::{Collection, Leaf, Sink};
-use crate::scope::Scope;
+use crate::scope::{Scope, is_same};
 use crate::shapes::{Child, Scalar, Shape, TEXT};
 use crate::tree::{Element, Node, Tree, declared_prefix, split_name};
 
@@ -146,7 +146,7 @@ impl<'a, S: Sink<'a>> Encoder<'a, '_, S> {
         let before = self.enter(element);
         let namespace = self.scope.resolve(prefix);
         self.scope.leave(before);
-        Place { element, child: shape.child(namespace, name), is_declared_outside: outside == namespace }
+        Place { element, child: shape.child(namespace, name), is_declared_outside: is_same(outside, namespace) }
     }
 
     /// The key of children by their own name.

@@ -58,6 +58,12 @@ impl<V> Names<V> {
         self.of(name, is_wanted).map(|entry| &entry.value)
     }
 
+    /// [`Names::get`] with the name itself.
+    #[inline]
+    pub(super) fn entry(&self, name: &str, is_wanted: impl Fn(&V) -> bool) -> Option<(&'static str, &V)> {
+        self.of(name, is_wanted).map(|entry| (entry.name, &entry.value))
+    }
+
     /// The name itself, if it is there.
     #[inline]
     pub(super) fn find(&self, name: &str) -> Option<&'static str> {

@@ -70,22 +70,21 @@ impl Builder {
     /// other text among it.
     pub(crate) fn close(&mut self) {
         let Some(open) = self.open.pop() else { return };
-        let attributes = self.attributes.drain(open.attributes..).collect();
-        let (mut elements, mut layout) = (0, 0);
-        for node in &self.nodes[open.nodes..] {
-            match node {
-                Node::Element(_) => elements += 1,
-                Node::Text(text) => layout += usize::from(text.bytes().all(is_white_space)),
+        let content = &self.nodes[open.nodes..];
+        let is_layout = |node: &Node| matches!(node, Node::Text(text) if text.bytes().all(is_white_space));
+        let is_element = |node: &Node| matches!(node, Node::Element(_));
+        if content.len() > 1 && content.iter().all(|node| is_element(node) || is_layout(node)) {
+            let mut end = open.nodes;
+            for at in open.nodes..self.nodes.len() {
+                if is_element(&self.nodes[at]) {
+                    self.nodes.swap(end, at);
+                    end += 1;
+                }
             }
+            self.nodes.truncate(end);
         }
-        let content = self.nodes.drain(open.nodes..);
-        let nodes = if elements > 0 && elements + layout == content.len() {
-            let mut nodes = Vec::with_capacity(elements);
-            nodes.extend(content.filter(|node| matches!(node, Node::Element(_))));
-            nodes
-        } else {
-            content.collect()
-        };
+        let nodes = self.nodes.split_off(open.nodes);
+        let attributes = self.attributes.split_off(open.attributes);
         self.nodes.push(Node::Element(Element { name: open.name, attributes, nodes }));
     }
 

@@ -20,7 +20,9 @@ pub(crate) fn forbidden_character(text: &str) -> Option<usize> {
     let bytes = text.as_bytes();
     let may_be_bad = |b: &u8| (*b < 0x20 && !matches!(b, b'\t' | b'\n' | b'\r')) || *b == 0xEF;
     // Without an early end within a chunk, the compiler looks at many bytes at once.
-    if !bytes.chunks(64).any(|chunk| chunk.iter().fold(false, |found, b| found | may_be_bad(b))) {
+    let may_be_bad_in = |bytes: &[u8]| bytes.iter().fold(false, |found, b| found | may_be_bad(b));
+    let (chunks, rest) = bytes.as_chunks::<64>();
+    if !may_be_bad_in(rest) && !chunks.iter().any(|chunk| may_be_bad_in(chunk)) {
         return None;
     }
     bytes.iter().enumerate().position(|(at, &b)| match b {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::read::Reader;
+use super::read::{Reader, trimmed};
 use crate::data::{Collection, Leaf, Sink};
 use crate::error::Result;
 
@@ -50,16 +50,15 @@ impl<'a> Reader<'a> {
 
     /// Where the plain key at the cursor ends: at a colon before white space, on this line and before a comment.
     fn plain_key_end(&self) -> Option<usize> {
-        let bytes = self.text.as_bytes();
-        let mut at = self.at;
-        loop {
-            match bytes.get(at)? {
-                b':' if self.is_blank_at(at + 1) => return Some(at),
-                b'\n' | b'\r' => return None,
-                b'#' if at > self.at && matches!(bytes.get(at - 1), Some(b' ' | b'\t')) => return None,
-                _ => at += 1,
-            }
-        }
+        let line = self.bytes();
+        let is_blank = |at: usize| matches!(line.get(at), None | Some(b' ' | b'\t' | b'\n' | b'\r'));
+        let end = line.iter().enumerate().position(|(at, byte)| match byte {
+            b':' => is_blank(at + 1),
+            b'#' => at > 0 && is_blank(at - 1),
+            b'\n' | b'\r' => true,
+            _ => false,
+        })?;
+        (line[end] == b':').then_some(self.at + end)
     }
 
     fn block_mapping(&mut self, column: usize) -> Result<()> {
@@ -107,7 +106,7 @@ impl<'a> Reader<'a> {
                 let Some(end) = self.plain_key_end() else {
                     return self.fail("expected a key and ': '");
                 };
-                let key = self.text[self.at..end].trim_end_matches([' ', '\t']);
+                let key = trimmed(&self.text[self.at..end]);
                 self.at = end;
                 Cow::Borrowed(key)
             }
@@ -216,21 +215,21 @@ impl<'a> Reader<'a> {
 
     /// One line of a plain scalar, without white space at its end.
     fn plain_line(&mut self) -> Result<&'a str> {
-        let start = self.at;
-        let bytes = self.text.as_bytes();
-        while let Some(&byte) = bytes.get(self.at) {
-            match byte {
-                b'\n' | b'\r' => break,
-                b'#' if self.at > start && matches!(bytes.get(self.at - 1), Some(b' ' | b'\t')) => break,
-                b':' if self.is_blank_at(self.at + 1) => {
-                    return self.fail("a mapping cannot begin here; quote a text that holds ': '");
-                }
-                _ => self.at += 1,
-            }
+        let line = self.bytes();
+        let is_blank = |at: usize| matches!(line.get(at), None | Some(b' ' | b'\t' | b'\n' | b'\r'));
+        let end = line.iter().enumerate().position(|(at, byte)| match byte {
+            b'\n' | b'\r' => true,
+            b'#' => at > 0 && is_blank(at - 1),
+            b':' => is_blank(at + 1),
+            _ => false,
+        });
+        let end = end.unwrap_or(line.len());
+        if line.get(end) == Some(&b':') {
+            return self.fail_at(self.at + end, "a mapping cannot begin here; quote a text that holds ': '");
         }
-        let line = self.text[start..self.at].trim_end_matches([' ', '\t']);
-        self.at = start + line.len();
-        Ok(line)
+        let part = trimmed(&self.text[self.at..self.at + end]);
+        self.at += part.len();
+        Ok(part)
     }
 
     /// A literal or folded scalar.

@@ -41,18 +41,15 @@ enum Word {
 
 /// The words that YAML 1.1 or 1.2 gives a meaning.
 fn word(text: &str) -> Option<Word> {
-    if text.len() > 5 {
-        return None;
-    }
-    let is_one_of = |words: &[&str]| words.iter().any(|w| text.eq_ignore_ascii_case(w));
-    if text == "~" || is_one_of(&["null"]) {
-        Some(Word::Null)
-    } else if is_one_of(&["true", "yes", "on", "y"]) {
-        Some(Word::True)
-    } else if is_one_of(&["false", "no", "off", "n"]) {
-        Some(Word::False)
-    } else {
-        None
+    let mut lower = [0; 5];
+    let lower = lower.get_mut(..text.len())?;
+    lower.copy_from_slice(text.as_bytes());
+    lower.make_ascii_lowercase();
+    match &*lower {
+        b"~" | b"null" => Some(Word::Null),
+        b"true" | b"yes" | b"on" | b"y" => Some(Word::True),
+        b"false" | b"no" | b"off" | b"n" => Some(Word::False),
+        _ => None,
     }
 }
 

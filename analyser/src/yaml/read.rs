@@ -16,7 +16,8 @@ const MANY_KEYS: usize = 16;
 /// Reads one document.
 pub(super) fn read(text: &str) -> Result<Pieces<'_>> {
     let text = text.strip_prefix('\u{FEFF}').unwrap_or(text);
-    let mut reader = Reader { text, at: 0, line_start: 0, keys: Vec::new(), out: Pieces::default() };
+    let mut reader =
+        Reader { text, at: 0, line_start: 0, keys: Vec::new(), out: Pieces::with_capacity(text.len() / 16) };
     reader.document()?;
     Ok(reader.out)
 }
@@ -69,6 +70,11 @@ impl<'a> Reader<'a> {
         Err(Error::Yaml { line, column, what: what.into() })
     }
 
+    /// What has not been read.
+    pub(super) fn bytes(&self) -> &'a [u8] {
+        self.text.as_bytes().get(self.at..).unwrap_or_default()
+    }
+
     pub(super) fn peek(&self) -> Option<u8> {
         self.byte(self.at)
     }
@@ -92,13 +98,13 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn is_marker(&self, marker: &str) -> bool {
-        self.at == self.line_start && self.text[self.at..].starts_with(marker) && self.is_blank_at(self.at + 3)
+        self.at == self.line_start
+            && self.text.as_bytes()[self.at..].starts_with(marker.as_bytes())
+            && self.is_blank_at(self.at + 3)
     }
 
     pub(super) fn skip_spaces(&mut self) {
-        while matches!(self.peek(), Some(b' ' | b'\t')) {
-            self.at += 1;
-        }
+        self.at += self.bytes().iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
     }
 
     /// Goes to the next line. The cursor stands at a line end or at the end of the text.
@@ -128,11 +134,11 @@ impl<'a> Reader<'a> {
     pub(super) fn skip_to_content(&mut self) -> Result<()> {
         loop {
             let begins_line = self.at == self.line_start;
-            while self.peek() == Some(b' ') {
-                self.at += 1;
-            }
+            self.at += self.bytes().iter().take_while(|b| **b == b' ').count();
             let tab = self.at;
-            self.skip_spaces();
+            if self.peek() == Some(b'\t') {
+                self.skip_spaces();
+            }
             self.skip_comment();
             match self.peek() {
                 Some(b'\n' | b'\r') => self.next_line(),
@@ -223,6 +229,11 @@ pub(super) struct Keys<'a> {
     start: usize,
     /// All of them, where they are many.
     seen: Option<HashSet<Cow<'a, str>>>,
+}
+
+/// A line's part without the white space at its end.
+pub(super) fn trimmed(part: &str) -> &str {
+    &part[..part.len() - part.bytes().rev().take_while(|b| matches!(b, b' ' | b'\t')).count()]
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
+use compact_str::ToCompactString;
+
 use super::plain;
 use crate::data::{Collection, Leaf, Sink};
 
@@ -84,9 +86,7 @@ impl<'a> Sink<'a> for Writer {
         self.inline(|depth, out| match leaf {
             Leaf::Null => out.push_str("null"),
             Leaf::Bool(value) => out.push_str(if value { "true" } else { "false" }),
-            Leaf::Number(number) => {
-                let _ = write!(out, "{number}");
-            }
+            Leaf::Number(number) => out.push_str(&number.to_compact_string()),
             Leaf::String(value) => text(&value, Some(depth), out),
         });
     }
@@ -149,6 +149,11 @@ enum Style {
 
 fn style(value: &str) -> Style {
     let bytes = value.as_bytes();
+    // The usual case: a word, a path.
+    let is_simple = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'/');
+    if matches!(bytes, [b'a'..=b'z' | b'A'..=b'Z' | b'/', rest @ ..] if rest.iter().all(is_simple)) {
+        return if plain::is_text(value) { Style::Plain } else { Style::Single };
+    }
     let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return Style::Single };
     let mut has_line_feed = false;
     let mut is_plain = true;
