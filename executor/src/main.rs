@@ -53,9 +53,14 @@ struct Options {
     /// Name of the Kubernetes Node that this host is.
     #[arg(long, env = "NODE_NAME")]
     node_name: String,
-    /// libvirt to drive.
-    #[arg(long, default_value = "qemu:///system")]
-    libvirt_uri: String,
+    /// libvirt to drive, such as qemu+ssh://host/system. When left out, the one whose socket is in the directory of
+    /// --libvirt-run-dir.
+    #[arg(long)]
+    libvirt_uri: Option<String>,
+    /// Directory of libvirt's sockets on the host: libvirt-sock (libvirtd, virtproxyd) is taken if it is there, or else
+    /// virtqemud-sock.
+    #[arg(long, default_value = "/run/libvirt")]
+    libvirt_run_dir: PathBuf,
     /// The kubelet's directory of pods, for Secrets that the placement pods bring.
     #[arg(long, default_value = "/var/lib/kubelet/pods")]
     kubelet_pods_dir: PathBuf,
@@ -137,7 +142,9 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let cluster = cluster_id(&client).await;
     let (store, vms) = Store::start(&client, &options.node_name);
     store.ready().await;
-    let (libvirt, events) = libvirt::Hypervisor::start(&options.libvirt_uri, libvirt::Options::default());
+    let address = options.libvirt_uri.map_or(libvirt::Address::RunDir(options.libvirt_run_dir), libvirt::Address::Uri);
+    tracing::info!(node = options.node_name, libvirt = %address, "the executor has started");
+    let (libvirt, events) = libvirt::Hypervisor::start(address, libvirt::Options::default());
     let recorder = EventRecorder::start(client.clone(), &options.node_name);
     let hypervisors = store.hypervisors.clone();
     let context = Context {
@@ -161,7 +168,6 @@ async fn run(options: Options) -> anyhow::Result<()> {
         seeds: Arc::new(SeedPool::new(context.clone())),
         pods_dir: options.kubelet_pods_dir,
     };
-    tracing::info!(node = %context.node, libvirt = options.libvirt_uri, "the executor has started");
     let listeners = [
         tokio::spawn(hypervisor::run_inventory(context.clone(), session.clone())),
         tokio::spawn(pools.run(images.clone())),

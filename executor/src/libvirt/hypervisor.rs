@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::address::Address;
 use super::call::CallPool;
 use super::connection::{Connection, Options};
 use super::error::{Error, ErrorCode, Failure, Result};
@@ -41,7 +42,7 @@ pub struct Hypervisor {
 }
 
 struct Shared {
-    uri: Arc<str>,
+    address: Address,
     options: Arc<Options>,
     pool: Arc<CallPool>,
     current: RwLock<Option<Connection>>,
@@ -50,13 +51,13 @@ struct Shared {
 }
 
 impl Hypervisor {
-    /// Starts to connect to `uri` in the background; must be called inside a tokio runtime. [`Event::Connected`] tells
-    /// when it is done.
+    /// Starts to connect to the libvirt at `address` in the background; must be called inside a tokio runtime.
+    /// [`Event::Connected`] tells when it is done.
     #[must_use]
-    pub fn start(uri: &str, options: Options) -> (Self, Events) {
+    pub fn start(address: Address, options: Options) -> (Self, Events) {
         let (sender, events) = event::channel(options.event_capacity);
         let shared = Arc::new(Shared {
-            uri: uri.into(),
+            address,
             pool: CallPool::new(options.max_calls),
             options: Arc::new(options),
             current: RwLock::new(None),
@@ -86,7 +87,18 @@ impl Hypervisor {
 
 impl Shared {
     fn lost(&self, message: &str) -> Error {
-        Failure::new(ErrorCode::ConnectionLost, message).on("virConnectOpen", &format!("hypervisor {}", self.uri))
+        Failure::new(ErrorCode::ConnectionLost, message).on("virConnectOpen", &self.object())
+    }
+
+    /// How errors name the host.
+    fn object(&self) -> String {
+        format!("hypervisor {}", self.address)
+    }
+
+    async fn open(&self) -> Result<Connection> {
+        let uri = self.address.uri().map_err(|failure| failure.on("virConnectOpen", &self.object()))?;
+        let options = Arc::clone(&self.options);
+        Connection::open_with(uri.into(), options, Arc::clone(&self.pool), self.events.clone()).await
     }
 
     fn set(&self, connection: Option<Connection>) {
@@ -98,22 +110,20 @@ async fn keep_connected(shared: Arc<Shared>) {
     let mut generation = 0;
     let mut pause = shared.options.reconnect_min;
     loop {
-        let (uri, options) = (Arc::clone(&shared.uri), Arc::clone(&shared.options));
-        let opened = Connection::open_with(uri, options, Arc::clone(&shared.pool), shared.events.clone()).await;
-        match opened {
+        match shared.open().await {
             Ok(connection) => {
                 generation += 1;
                 let since = Instant::now();
                 shared.set(Some(connection.clone()));
                 shared.state.send_replace(LinkState::Connected { generation });
                 shared.events.send_always(Event::Connected { generation });
-                tracing::info!(uri = %shared.uri, generation, "connected to libvirt");
+                tracing::info!(uri = connection.requested_uri(), generation, "connected to libvirt");
                 let reason = connection.closed().await;
                 shared.set(None);
                 let error = shared.lost(&format!("the connection was closed ({reason:?})"));
                 shared.state.send_replace(LinkState::Disconnected { error });
                 shared.events.send_always(Event::Disconnected { generation, reason });
-                tracing::warn!(uri = %shared.uri, generation, ?reason, "lost the connection to libvirt");
+                tracing::warn!(uri = connection.requested_uri(), generation, ?reason, "lost the connection to libvirt");
                 if since.elapsed() >= GOOD_CONNECTION {
                     pause = shared.options.reconnect_min;
                 }

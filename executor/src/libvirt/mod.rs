@@ -21,6 +21,7 @@
 //! their order. [`Event::Connected`] and [`Event::Lost`] both mean: read everything anew.
 #![allow(unsafe_code)]
 
+mod address;
 mod call;
 mod callback;
 mod connection;
@@ -41,6 +42,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use address::Address;
 pub use connection::{Connection, NodeInfo, Options, Version};
 pub use constants::{
     CrashedReason, DomainState, PausedReason, RunningReason, ShutoffReason, StoragePoolState, StorageVolType,

@@ -313,7 +313,8 @@ async fn handles_outlive_the_connection_value() {
 async fn the_manager_connects_and_says_so() {
     let file = NamedTempFile::new().unwrap();
     std::fs::write(file.path(), HOST).unwrap();
-    let (hypervisor, mut events) = Hypervisor::start(&format!("test://{}", file.path().display()), Options::default());
+    let (hypervisor, mut events) =
+        Hypervisor::start(Address::Uri(format!("test://{}", file.path().display())), Options::default());
     let event = tokio::time::timeout(Duration::from_secs(10), events.recv()).await.unwrap();
     assert_eq!(event, Some(Event::Connected { generation: 1 }));
     assert_eq!(*hypervisor.state().borrow(), LinkState::Connected { generation: 1 });
@@ -328,7 +329,7 @@ async fn the_manager_tries_until_there_is_something_to_connect_to() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("host.xml");
     let options = Options { reconnect_min: Duration::from_millis(10), ..Options::default() };
-    let (hypervisor, mut events) = Hypervisor::start(&format!("test://{}", path.display()), options);
+    let (hypervisor, mut events) = Hypervisor::start(Address::Uri(format!("test://{}", path.display())), options);
     let mut state = hypervisor.state();
     let failed = |state: &LinkState| matches!(state, LinkState::Disconnected { .. });
     tokio::time::timeout(Duration::from_secs(10), state.wait_for(failed)).await.unwrap().unwrap();
