@@ -9,7 +9,7 @@ use super::connection::{Connection, Patience};
 use super::constants::DomainState;
 use super::error::{ErrorCode, Result};
 use super::ffi::{c_string, c_string_or_null, check, check_bool, pointer, take_string};
-use super::handle::{named_handle, owned_pointer, unless_missing};
+use super::handle::{defined_calls, named_handle, owned_pointer, unless_missing};
 
 owned_pointer!(RawDomain, _virDomain, virDomainFree);
 
@@ -17,6 +17,8 @@ named_handle!(
     /// A domain (`virDomainPtr`). It need not exist any more: then its calls fail with [`ErrorCode::NoDomain`].
     Domain: "domain", RawDomain, _virDomain, NoDomain, virDomainGetUUID, virDomainGetName
 );
+
+defined_calls!(Domain, virDomainIsActive, virDomainIsPersistent, virDomainGetAutostart, virDomainSetAutostart);
 
 /// Which domains to list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -229,20 +231,22 @@ impl Domain {
             flags |= sys::VIR_DOMAIN_START_FORCE_BOOT;
         }
         // SAFETY: `call` passes a live domain (here and below).
-        self.do_long("virDomainCreateWithFlags", move |domain| unsafe { sys::virDomainCreateWithFlags(domain, flags) })
-            .await
+        self.act("virDomainCreateWithFlags", Patience::Long, move |domain| unsafe {
+            sys::virDomainCreateWithFlags(domain, flags)
+        })
+        .await
     }
 
     /// `virDomainSuspend`: its vCPUs stand still.
     pub async fn suspend(&self) -> Result<()> {
         // SAFETY: as above.
-        self.do_long("virDomainSuspend", |domain| unsafe { sys::virDomainSuspend(domain) }).await
+        self.act("virDomainSuspend", Patience::Long, |domain| unsafe { sys::virDomainSuspend(domain) }).await
     }
 
     /// `virDomainResume`.
     pub async fn resume(&self) -> Result<()> {
         // SAFETY: as above.
-        self.do_long("virDomainResume", |domain| unsafe { sys::virDomainResume(domain) }).await
+        self.act("virDomainResume", Patience::Long, |domain| unsafe { sys::virDomainResume(domain) }).await
     }
 
     /// `virDomainShutdownFlags`: asks the guest to shut down. It may ignore that; the event tells when it is done.
@@ -253,8 +257,10 @@ impl Domain {
             GuestRequest::Agent => sys::VIR_DOMAIN_SHUTDOWN_GUEST_AGENT,
         };
         // SAFETY: as above.
-        self.do_long("virDomainShutdownFlags", move |domain| unsafe { sys::virDomainShutdownFlags(domain, flags) })
-            .await
+        self.act("virDomainShutdownFlags", Patience::Long, move |domain| unsafe {
+            sys::virDomainShutdownFlags(domain, flags)
+        })
+        .await
     }
 
     /// `virDomainReboot`: asks the guest to reboot.
@@ -265,28 +271,33 @@ impl Domain {
             GuestRequest::Agent => sys::VIR_DOMAIN_REBOOT_GUEST_AGENT,
         };
         // SAFETY: as above.
-        self.do_long("virDomainReboot", move |domain| unsafe { sys::virDomainReboot(domain, flags) }).await
+        self.act("virDomainReboot", Patience::Long, move |domain| unsafe { sys::virDomainReboot(domain, flags) }).await
     }
 
     /// `virDomainReset`: as the reset button.
     pub async fn reset(&self) -> Result<()> {
         // SAFETY: as above.
-        self.do_long("virDomainReset", |domain| unsafe { sys::virDomainReset(domain, 0) }).await
+        self.act("virDomainReset", Patience::Long, |domain| unsafe { sys::virDomainReset(domain, 0) }).await
     }
 
     /// `virDomainDestroyFlags`: ends QEMU. `graceful` only sends SIGTERM, and fails if QEMU does not end in time.
     pub async fn destroy(&self, graceful: bool) -> Result<()> {
         let flags = if graceful { sys::VIR_DOMAIN_DESTROY_GRACEFUL } else { sys::VIR_DOMAIN_DESTROY_DEFAULT };
         // SAFETY: as above.
-        self.do_long("virDomainDestroyFlags", move |domain| unsafe { sys::virDomainDestroyFlags(domain, flags) }).await
+        self.act("virDomainDestroyFlags", Patience::Long, move |domain| unsafe {
+            sys::virDomainDestroyFlags(domain, flags)
+        })
+        .await
     }
 
     /// `virDomainUndefineFlags`. A running domain becomes transient.
     pub async fn undefine(&self, options: UndefineOptions) -> Result<()> {
         let flags = options.flags();
         // SAFETY: as above.
-        self.do_long("virDomainUndefineFlags", move |domain| unsafe { sys::virDomainUndefineFlags(domain, flags) })
-            .await
+        self.act("virDomainUndefineFlags", Patience::Long, move |domain| unsafe {
+            sys::virDomainUndefineFlags(domain, flags)
+        })
+        .await
     }
 
     /// `virDomainGetState`.
@@ -316,43 +327,11 @@ impl Domain {
         .await
     }
 
-    /// `virDomainIsActive`: is there a QEMU process?
-    pub async fn is_active(&self) -> Result<bool> {
-        // SAFETY: as above.
-        let call = |domain| check_bool(unsafe { sys::virDomainIsActive(domain) });
-        self.call("virDomainIsActive", Patience::Short, call).await
-    }
-
-    /// `virDomainIsPersistent`: is it defined?
-    pub async fn is_persistent(&self) -> Result<bool> {
-        // SAFETY: as above.
-        let call = |domain| check_bool(unsafe { sys::virDomainIsPersistent(domain) });
-        self.call("virDomainIsPersistent", Patience::Short, call).await
-    }
-
     /// `virDomainHasManagedSaveImage`.
     pub async fn has_managed_save(&self) -> Result<bool> {
         // SAFETY: as above.
         let call = |domain| check_bool(unsafe { sys::virDomainHasManagedSaveImage(domain, 0) });
         self.call("virDomainHasManagedSaveImage", Patience::Short, call).await
-    }
-
-    /// `virDomainGetAutostart`: does libvirt start it with the host?
-    pub async fn autostart(&self) -> Result<bool> {
-        self.call("virDomainGetAutostart", Patience::Short, |domain| {
-            let mut autostart = 0;
-            // SAFETY: `autostart` is written to.
-            check(unsafe { sys::virDomainGetAutostart(domain, &raw mut autostart) })?;
-            Ok(autostart != 0)
-        })
-        .await
-    }
-
-    /// `virDomainSetAutostart`.
-    pub async fn set_autostart(&self, autostart: bool) -> Result<()> {
-        // SAFETY: as above.
-        let call = move |domain| check(unsafe { sys::virDomainSetAutostart(domain, autostart.into()) }).map(drop);
-        self.call("virDomainSetAutostart", Patience::Short, call).await
     }
 
     /// `virDomainGetMetadata`: the metadata element of the XML namespace `uri`, as XML; `None` if there is none.
@@ -398,12 +377,5 @@ impl Domain {
             }
         })
         .await
-    }
-
-    async fn do_long<F>(&self, operation: &'static str, call: F) -> Result<()>
-    where
-        F: FnOnce(sys::virDomainPtr) -> i32 + Send + 'static,
-    {
-        self.call(operation, Patience::Long, |domain| check(call(domain)).map(drop)).await
     }
 }

@@ -72,10 +72,64 @@ macro_rules! handle_calls {
                 let handle = self.clone();
                 self.connection.call(operation, &object, patience, move |_| call(handle.raw.as_ptr())).await
             }
+
+            /// As `call`, of a C function that returns nothing but -1 on failure.
+            pub(super) async fn act<F>(
+                &self,
+                operation: &'static str,
+                patience: $crate::libvirt::connection::Patience,
+                call: F,
+            ) -> $crate::libvirt::Result<()>
+            where
+                F: FnOnce(*mut virt::sys::$c) -> std::ffi::c_int + Send + 'static,
+            {
+                self.call(operation, patience, |object| $crate::libvirt::ffi::check(call(object)).map(drop)).await
+            }
         }
     };
 }
 pub(super) use handle_calls;
+
+/// Gives `$handle` what all kinds of objects have that can be defined: whether it is, whether it is active, and whether
+/// libvirt starts it with the host.
+macro_rules! defined_calls {
+    ($handle:ident, $is_active:ident, $is_persistent:ident, $get_autostart:ident, $set_autostart:ident) => {
+        impl $handle {
+            #[doc = concat!("`", stringify!($is_active), "`.")]
+            pub async fn is_active(&self) -> $crate::libvirt::Result<bool> {
+                // SAFETY: `call` passes a live object (here and below).
+                let call = |object| $crate::libvirt::ffi::check_bool(unsafe { virt::sys::$is_active(object) });
+                self.call(stringify!($is_active), $crate::libvirt::connection::Patience::Short, call).await
+            }
+
+            #[doc = concat!("`", stringify!($is_persistent), "`: is it defined?")]
+            pub async fn is_persistent(&self) -> $crate::libvirt::Result<bool> {
+                // SAFETY: as above.
+                let call = |object| $crate::libvirt::ffi::check_bool(unsafe { virt::sys::$is_persistent(object) });
+                self.call(stringify!($is_persistent), $crate::libvirt::connection::Patience::Short, call).await
+            }
+
+            #[doc = concat!("`", stringify!($get_autostart), "`: does libvirt start it with the host?")]
+            pub async fn autostart(&self) -> $crate::libvirt::Result<bool> {
+                let call = |object| {
+                    let mut autostart = 0;
+                    // SAFETY: `autostart` is written to.
+                    $crate::libvirt::ffi::check(unsafe { virt::sys::$get_autostart(object, &raw mut autostart) })?;
+                    Ok(autostart != 0)
+                };
+                self.call(stringify!($get_autostart), $crate::libvirt::connection::Patience::Short, call).await
+            }
+
+            #[doc = concat!("`", stringify!($set_autostart), "`.")]
+            pub async fn set_autostart(&self, autostart: bool) -> $crate::libvirt::Result<()> {
+                // SAFETY: as above.
+                let call = move |object| unsafe { virt::sys::$set_autostart(object, autostart.into()) };
+                self.act(stringify!($set_autostart), $crate::libvirt::connection::Patience::Short, call).await
+            }
+        }
+    };
+}
+pub(super) use defined_calls;
 
 /// A libvirt object with a name and a UUID.
 pub(super) trait Handle: Sized + Send + 'static {

@@ -8,8 +8,8 @@ use virt::sys;
 
 use super::connection::{Connection, Patience};
 use super::error::Result;
-use super::ffi::{PointerArray, c_string_or_null, check, check_bool, copy_string, pointer, take_string};
-use super::handle::{named_handle, owned_pointer};
+use super::ffi::{PointerArray, c_string_or_null, check, copy_string, pointer, take_string};
+use super::handle::{defined_calls, named_handle, owned_pointer};
 
 owned_pointer!(RawNetwork, _virNetwork, virNetworkFree);
 
@@ -17,6 +17,8 @@ named_handle!(
     /// A virtual network (`virNetworkPtr`).
     Network: "network", RawNetwork, _virNetwork, NoNetwork, virNetworkGetUUID, virNetworkGetName
 );
+
+defined_calls!(Network, virNetworkIsActive, virNetworkIsPersistent, virNetworkGetAutostart, virNetworkSetAutostart);
 
 /// A DHCP lease of a virtual network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,48 +70,19 @@ impl Network {
     /// `virNetworkCreate`: starts a defined network.
     pub async fn create(&self) -> Result<()> {
         // SAFETY: `call` passes a live network (here and below).
-        self.call("virNetworkCreate", Patience::Long, |network| {
-            check(unsafe { sys::virNetworkCreate(network) }).map(drop)
-        })
-        .await
+        self.act("virNetworkCreate", Patience::Long, |network| unsafe { sys::virNetworkCreate(network) }).await
     }
 
     /// `virNetworkDestroy`: stops it; its definition stays.
     pub async fn destroy(&self) -> Result<()> {
         // SAFETY: as above.
-        self.call("virNetworkDestroy", Patience::Long, |network| {
-            check(unsafe { sys::virNetworkDestroy(network) }).map(drop)
-        })
-        .await
+        self.act("virNetworkDestroy", Patience::Long, |network| unsafe { sys::virNetworkDestroy(network) }).await
     }
 
     /// `virNetworkUndefine`.
     pub async fn undefine(&self) -> Result<()> {
         // SAFETY: as above.
-        self.call("virNetworkUndefine", Patience::Short, |network| {
-            check(unsafe { sys::virNetworkUndefine(network) }).map(drop)
-        })
-        .await
-    }
-
-    /// `virNetworkGetAutostart`: does libvirt start it with the host?
-    pub async fn autostart(&self) -> Result<bool> {
-        self.call("virNetworkGetAutostart", Patience::Short, |network| {
-            let mut autostart = 0;
-            // SAFETY: `autostart` is written to.
-            check(unsafe { sys::virNetworkGetAutostart(network, &raw mut autostart) })?;
-            Ok(autostart != 0)
-        })
-        .await
-    }
-
-    /// `virNetworkSetAutostart`.
-    pub async fn set_autostart(&self, autostart: bool) -> Result<()> {
-        // SAFETY: as above.
-        self.call("virNetworkSetAutostart", Patience::Short, move |network| {
-            check(unsafe { sys::virNetworkSetAutostart(network, autostart.into()) }).map(drop)
-        })
-        .await
+        self.act("virNetworkUndefine", Patience::Short, |network| unsafe { sys::virNetworkUndefine(network) }).await
     }
 
     /// `virNetworkGetXMLDesc`; `inactive` is what the next start uses.
@@ -127,24 +100,6 @@ impl Network {
         self.call("virNetworkGetBridgeName", Patience::Short, |network| {
             // SAFETY: the result is ours to free.
             unsafe { take_string(sys::virNetworkGetBridgeName(network)) }
-        })
-        .await
-    }
-
-    /// `virNetworkIsActive`.
-    pub async fn is_active(&self) -> Result<bool> {
-        // SAFETY: as above.
-        self.call("virNetworkIsActive", Patience::Short, |network| {
-            check_bool(unsafe { sys::virNetworkIsActive(network) })
-        })
-        .await
-    }
-
-    /// `virNetworkIsPersistent`: is it defined?
-    pub async fn is_persistent(&self) -> Result<bool> {
-        // SAFETY: as above.
-        self.call("virNetworkIsPersistent", Patience::Short, |network| {
-            check_bool(unsafe { sys::virNetworkIsPersistent(network) })
         })
         .await
     }

@@ -9,8 +9,8 @@ use virt::sys;
 use super::connection::{Connection, Patience};
 use super::constants::StoragePoolState;
 use super::error::{ErrorCode, Result};
-use super::ffi::{PointerArray, c_string, check, check_bool, take_string};
-use super::handle::{named_handle, owned_pointer, unless_missing};
+use super::ffi::{PointerArray, c_string, check, take_string};
+use super::handle::{defined_calls, named_handle, owned_pointer, unless_missing};
 use super::storage_vol::{RawStorageVol, StorageVol};
 
 owned_pointer!(RawStoragePool, _virStoragePool, virStoragePoolFree);
@@ -18,6 +18,14 @@ owned_pointer!(RawStoragePool, _virStoragePool, virStoragePoolFree);
 named_handle!(
     /// A storage pool (`virStoragePoolPtr`).
     StoragePool: "storage pool", RawStoragePool, _virStoragePool, NoStoragePool, virStoragePoolGetUUID, virStoragePoolGetName
+);
+
+defined_calls!(
+    StoragePool,
+    virStoragePoolIsActive,
+    virStoragePoolIsPersistent,
+    virStoragePoolGetAutostart,
+    virStoragePoolSetAutostart
 );
 
 /// A pool's state and sizes (`virStoragePoolInfo`), as of its last refresh.
@@ -72,8 +80,8 @@ impl StoragePool {
     /// `virStoragePoolBuild`: makes what the pool stands on, a directory for instance. Nothing is overwritten.
     pub async fn build(&self) -> Result<()> {
         // SAFETY: `call` passes a live pool (here and below).
-        self.call("virStoragePoolBuild", Patience::Long, |pool| {
-            check(unsafe { sys::virStoragePoolBuild(pool, sys::VIR_STORAGE_POOL_BUILD_NEW) }).map(drop)
+        self.act("virStoragePoolBuild", Patience::Long, |pool| unsafe {
+            sys::virStoragePoolBuild(pool, sys::VIR_STORAGE_POOL_BUILD_NEW)
         })
         .await
     }
@@ -81,8 +89,8 @@ impl StoragePool {
     /// `virStoragePoolCreate`: starts a defined pool.
     pub async fn create(&self) -> Result<()> {
         // SAFETY: as above.
-        self.call("virStoragePoolCreate", Patience::Long, |pool| {
-            check(unsafe { sys::virStoragePoolCreate(pool, sys::VIR_STORAGE_POOL_CREATE_NORMAL) }).map(drop)
+        self.act("virStoragePoolCreate", Patience::Long, |pool| unsafe {
+            sys::virStoragePoolCreate(pool, sys::VIR_STORAGE_POOL_CREATE_NORMAL)
         })
         .await
     }
@@ -90,66 +98,19 @@ impl StoragePool {
     /// `virStoragePoolDestroy`: stops it; its definition and its data stay.
     pub async fn destroy(&self) -> Result<()> {
         // SAFETY: as above.
-        self.call("virStoragePoolDestroy", Patience::Long, |pool| {
-            check(unsafe { sys::virStoragePoolDestroy(pool) }).map(drop)
-        })
-        .await
+        self.act("virStoragePoolDestroy", Patience::Long, |pool| unsafe { sys::virStoragePoolDestroy(pool) }).await
     }
 
     /// `virStoragePoolUndefine`; its data stays.
     pub async fn undefine(&self) -> Result<()> {
         // SAFETY: as above.
-        self.call("virStoragePoolUndefine", Patience::Short, |pool| {
-            check(unsafe { sys::virStoragePoolUndefine(pool) }).map(drop)
-        })
-        .await
+        self.act("virStoragePoolUndefine", Patience::Short, |pool| unsafe { sys::virStoragePoolUndefine(pool) }).await
     }
 
     /// `virStoragePoolRefresh`: libvirt reads the volumes and sizes anew.
     pub async fn refresh(&self) -> Result<()> {
         // SAFETY: as above.
-        self.call("virStoragePoolRefresh", Patience::Long, |pool| {
-            check(unsafe { sys::virStoragePoolRefresh(pool, 0) }).map(drop)
-        })
-        .await
-    }
-
-    /// `virStoragePoolGetAutostart`: does libvirt start it with the host?
-    pub async fn autostart(&self) -> Result<bool> {
-        self.call("virStoragePoolGetAutostart", Patience::Short, |pool| {
-            let mut autostart = 0;
-            // SAFETY: `autostart` is written to.
-            check(unsafe { sys::virStoragePoolGetAutostart(pool, &raw mut autostart) })?;
-            Ok(autostart != 0)
-        })
-        .await
-    }
-
-    /// `virStoragePoolSetAutostart`.
-    pub async fn set_autostart(&self, autostart: bool) -> Result<()> {
-        // SAFETY: as above.
-        self.call("virStoragePoolSetAutostart", Patience::Short, move |pool| {
-            check(unsafe { sys::virStoragePoolSetAutostart(pool, autostart.into()) }).map(drop)
-        })
-        .await
-    }
-
-    /// `virStoragePoolIsActive`.
-    pub async fn is_active(&self) -> Result<bool> {
-        // SAFETY: as above.
-        self.call("virStoragePoolIsActive", Patience::Short, |pool| {
-            check_bool(unsafe { sys::virStoragePoolIsActive(pool) })
-        })
-        .await
-    }
-
-    /// `virStoragePoolIsPersistent`: is it defined?
-    pub async fn is_persistent(&self) -> Result<bool> {
-        // SAFETY: as above.
-        self.call("virStoragePoolIsPersistent", Patience::Short, |pool| {
-            check_bool(unsafe { sys::virStoragePoolIsPersistent(pool) })
-        })
-        .await
+        self.act("virStoragePoolRefresh", Patience::Long, |pool| unsafe { sys::virStoragePoolRefresh(pool, 0) }).await
     }
 
     /// `virStoragePoolGetInfo`.

@@ -152,18 +152,18 @@ impl StorageVol {
         if options.shrink {
             flags |= sys::VIR_STORAGE_VOL_RESIZE_SHRINK;
         }
-        self.call("virStorageVolResize", Patience::Copy, move |volume| {
-            // SAFETY: as above.
-            check(unsafe { sys::virStorageVolResize(volume, capacity_bytes, flags) }).map(drop)
+        // SAFETY: as above.
+        self.act("virStorageVolResize", Patience::Copy, move |volume| unsafe {
+            sys::virStorageVolResize(volume, capacity_bytes, flags)
         })
         .await
     }
 
     /// `virStorageVolDelete`: the data is gone.
     pub async fn delete(&self) -> Result<()> {
-        self.call("virStorageVolDelete", Patience::Long, |volume| {
-            // SAFETY: as above.
-            check(unsafe { sys::virStorageVolDelete(volume, sys::VIR_STORAGE_VOL_DELETE_NORMAL) }).map(drop)
+        // SAFETY: as above.
+        self.act("virStorageVolDelete", Patience::Long, |volume| unsafe {
+            sys::virStorageVolDelete(volume, sys::VIR_STORAGE_VOL_DELETE_NORMAL)
         })
         .await
     }
