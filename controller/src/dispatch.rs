@@ -102,6 +102,7 @@ pub fn dispatch(world: &World, queue: &Queue<Key>, change: &Change) {
             shared_kinds(world, queue);
         }
         Change::Host(host) => {
+            queue.add(Key::Hypervisor(host.clone()));
             unplaced_vms(world, queue, Some(host));
             of_host(world, queue, host);
             shared_kinds(world, queue);

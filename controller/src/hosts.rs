@@ -58,6 +58,8 @@ pub struct LeaseState {
     pub session: Option<String>,
     /// The Lease has been renewed since this process first saw it.
     pub renewed: bool,
+    /// Version of the Lease that has run out: the executor has been there, and is silent.
+    pub expired: Option<String>,
 }
 
 impl Liveness {
@@ -136,14 +138,17 @@ impl Liveness {
     /// What the Lease `name` says.
     pub fn state(&self, name: &str) -> LeaseState {
         match self.seen.get(name) {
-            Some(seen) if seen.live => LeaseState { session: seen.holder.clone(), renewed: seen.renewed },
-            _ => LeaseState::default(),
+            Some(seen) if seen.live => {
+                LeaseState { session: seen.holder.clone(), renewed: seen.renewed, expired: None }
+            }
+            Some(seen) => LeaseState { expired: seen.version.clone(), ..LeaseState::default() },
+            None => LeaseState::default(),
         }
     }
 
-    /// Names of the live Leases.
-    pub fn live(&self) -> impl Iterator<Item = &str> {
-        self.seen.iter().filter(|(_, seen)| seen.live && seen.holder.is_some()).map(|(name, _)| name.as_str())
+    /// Names of the Leases that somebody has held.
+    pub fn held(&self) -> impl Iterator<Item = &str> {
+        self.seen.iter().filter(|(_, seen)| seen.holder.is_some()).map(|(name, _)| name.as_str())
     }
 }
 
@@ -307,7 +312,7 @@ mod tests {
         assert!(!liveness.expire("a", after(59)), "it was renewed meanwhile");
         assert!(liveness.expire("a", after(60)));
         assert_eq!((liveness.due(after(61)), liveness.expire("a", after(61))), (vec![], false), "told once");
-        assert_eq!(liveness.state("a"), LeaseState::default());
+        assert_eq!(liveness.state("a"), LeaseState { expired: Some("3".into()), ..Default::default() });
         assert!(liveness.observe(&lease("4", "s1"), Source::Watch, after(90)).unwrap(), "it came back");
         assert!(liveness.observe(&lease("5", "s2"), Source::Watch, after(91)).unwrap(), "a new session is news");
         assert_eq!(liveness.state("a").session.as_deref(), Some("s2"));

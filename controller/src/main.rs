@@ -9,7 +9,7 @@
 //! | kubevmm.io | virtualmachines, virtualmachineimages, clustervirtualmachineimages, virtualmachinestoragepools, virtualmachinenetworks, clustervirtualmachinenetworks, virtualmachineclasses | get list watch patch | cluster |
 //! | kubevmm.io | virtualmachinedisks | get list watch create patch | cluster |
 //! | kubevmm.io | hypervisors | get list watch create | cluster |
-//! | kubevmm.io | virtualmachines/status, virtualmachinedisks/status, virtualmachineimages/status, clustervirtualmachineimages/status, virtualmachinestoragepools/status, virtualmachinenetworks/status, clustervirtualmachinenetworks/status | patch | cluster |
+//! | kubevmm.io | virtualmachines/status, virtualmachinedisks/status, virtualmachineimages/status, clustervirtualmachineimages/status, virtualmachinestoragepools/status, virtualmachinenetworks/status, clustervirtualmachinenetworks/status, hypervisors/status | patch | cluster |
 //! | kubevmm.io | virtualmachines/finalizers | update | cluster: ownerReferences with blockOwnerDeletion |
 //! | (core) | pods | get list watch create delete | cluster |
 //! | (core) | nodes | get list watch | cluster |

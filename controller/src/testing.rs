@@ -30,7 +30,7 @@ pub(crate) fn hosts(list: &[(&str, &str)]) -> Hosts {
         let host = Host {
             name: (*name).into(),
             hypervisor: Some(Arc::new(hypervisor)),
-            lease: LeaseState { session: Some(format!("{name}_1")), renewed: true },
+            lease: LeaseState { session: Some(format!("{name}_1")), renewed: true, expired: None },
             out_of_service: false,
         };
         all.insert((*name).to_owned(), host);
@@ -40,7 +40,7 @@ pub(crate) fn hosts(list: &[(&str, &str)]) -> Hosts {
 
 /// The executor of `name` falls silent.
 pub(crate) fn lose(hosts: &mut Hosts, name: &str) {
-    hosts.0.get_mut(name).unwrap().lease = LeaseState::default();
+    hosts.0.get_mut(name).unwrap().lease = LeaseState { expired: Some("7".into()), ..Default::default() };
 }
 
 /// A person declares the Node of `name` out of service.

@@ -206,7 +206,7 @@ impl World {
             let entry = hosts.0.entry(name.to_owned());
             set(entry.or_insert_with(|| Host { name: name.to_owned(), ..Host::default() }));
         };
-        for name in liveness.live() {
+        for name in liveness.held() {
             host(&mut hosts, name, &|host| host.lease = liveness.state(name));
         }
         for hypervisor in self.hypervisors.state() {
