@@ -1,9 +1,12 @@
 //! libvirt XML as a tree, and everything that is made from it or read out of it.
 //!
 //! [`Tree`] is the one form in which this project holds a libvirt document. XML is generated only by writing a tree
-//! ([`Tree::to_xml`]); no other crate formats XML. The library does no I/O.
+//! ([`Tree::to_xml`]); no other crate formats XML. The library does no I/O, except in its command line, which is the
+//! feature `cli`.
 
 mod canonical;
+#[cfg(feature = "cli")]
+pub mod cli;
 mod codec;
 mod data;
 pub mod error;

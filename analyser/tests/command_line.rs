@@ -91,3 +91,68 @@ fn validate_takes_both_forms() {
         standard input: /domain/devices/dsik: libvirt's schemas have no such element here\n";
     assert_eq!((code, error.as_str()), (1, expected));
 }
+
+#[test]
+fn json_from_and_to_a_directory() {
+    let (from, to, back) = (directory("cli-xml"), directory("cli-json"), directory("cli-xml-again"));
+    std::fs::write(from.join("a.xml"), XML).unwrap();
+    let [from, to, back] = [from, to, back].map(|path| path.display().to_string());
+    assert_eq!(said(&["to-yaml", "-o", "json", &from, "-d", &to], ""), (0, String::new(), String::new()));
+    assert!(std::fs::read_to_string(format!("{to}/a.json")).unwrap().starts_with("{\n  \"domain\": {"));
+    assert_eq!(said(&["to-xml", &to, "-d", &back], ""), (0, String::new(), String::new()));
+    assert_eq!(std::fs::read_to_string(format!("{back}/a.xml")).unwrap(), XML);
+    let (code, _, error) = said(&["to-yaml", &to], "");
+    assert_eq!((code, error), (2, format!("error: {to}: no file in it ends with .xml\n")));
+}
+
+#[test]
+fn one_bad_document_does_not_keep_the_others_back() {
+    let from = directory("cli-one-bad");
+    std::fs::write(from.join("a.yaml"), YAML).unwrap();
+    std::fs::write(from.join("b.yaml"), "domain:\n  devices:\n    disks: 7\n").unwrap();
+    let from = from.display().to_string();
+    let (code, _, error) = said(&["validate", &from, "-"], XML);
+    assert_eq!(code, 1);
+    let expected = format!("{from}/b.yaml: domain.devices.disks: expected a list, found a number\n2 valid, 1 failed\n");
+    assert_eq!(error, expected);
+}
+
+#[test]
+fn a_terminal_shows_progress() {
+    let (from, to) = (directory("cli-progress"), directory("cli-progress-to"));
+    for name in ["a.xml", "b.xml", "c.xml"] {
+        std::fs::write(from.join(name), XML).unwrap();
+    }
+    let program = env!("CARGO_BIN_EXE_kubevmm-analyser");
+    let command = format!("{program} to-yaml {} -d {}", from.display(), to.display());
+    let output = Command::new("script").args(["-qec", &command, "/dev/null"]).stdin(Stdio::null()).output().unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(shown, "\r1/3\r2/3\r3/3\r\x1b[K3 converted, 0 failed\r\n");
+}
+
+#[test]
+fn a_reader_that_goes_away_is_told_of() {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_kubevmm-analyser"));
+    program.args(["to-yaml", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = program.spawn().unwrap();
+    drop(child.stdout.take());
+    child.stdin.take().unwrap().write_all(XML.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(error, "standard input: standard output: Broken pipe (os error 32)\n");
+}
+
+#[test]
+fn help_has_examples_and_the_exit_codes() {
+    let (code, help, _) = said(&["--help"], "");
+    assert_eq!(code, 0);
+    assert!(help.contains("Exit codes: 0 all is well; 1 a document"), "{help}");
+    for command in ["to-yaml", "to-xml", "validate"] {
+        assert!(help.contains(command), "{help}");
+        let (code, help, _) = said(&[command, "--help"], "");
+        assert_eq!(code, 0);
+        let (_, examples) = help.split_once("Examples:\n").unwrap();
+        assert!(examples.contains(&format!("kubevmm-analyser {command} ")), "{help}");
+    }
+}
