@@ -70,14 +70,16 @@ fn a_wiped_store_destroys_nothing(space: &Space) -> Result<()> {
     cluster.is_whole()?;
     // Also what the VM does not use: a deletion in a store that is gone deletes nothing.
     let written = format!("{}.", space.namespace);
-    let look = || Ok((Inventory::take(&hosts)?.without_pods(), Picture::of_everything(&hosts, &written)?));
-    let (before, looked): (Inventory, Picture) = look()?;
+    let look = || -> Result<(Inventory, Picture)> {
+        Ok((Inventory::take(&hosts)?.without_pods(), Picture::of_everything(&hosts, &written)?))
+    };
+    let (before, looked) = look()?;
     for what in ["domain t-", "volume kubevmm.default image.", "network .default", "volume kubevmm-system"] {
         ensure!(!before.that_names(what).is_empty(), "no {what} is there that could be lost");
     }
 
     let kept = an_orphan_blocks_its_name(space, &domain).and_then(|()| {
-        let (now, looks): (Inventory, Picture) = look()?;
+        let (now, looks) = look()?;
         before.is_no_more_than(&now).context("before the wipe")?;
         now.is_no_more_than(&before).context("after the wipe")?;
         looks.is_the_same_as(&looked)?;
