@@ -9,6 +9,7 @@ mod canonical;
 pub mod cli;
 mod codec;
 mod data;
+pub mod diff;
 pub mod error;
 pub mod lift;
 pub mod lower;

@@ -6,10 +6,12 @@
 mod overlay;
 mod read;
 
+pub(crate) use read::bytes;
+
 use crate::error::{Error, Result};
 use crate::lower::{HostFacts, Identity, Typed, hardware, lower_typed};
-use crate::mark::{MARK_NAMESPACE, Mark};
-use crate::tree::{Element, Tree};
+use crate::mark::{Mark, is_ours};
+use crate::tree::{Element, Node, Tree};
 use crate::value::Value;
 
 /// A domain in three parts.
@@ -96,20 +98,17 @@ fn take_text(root: &mut Element, name: &'static str) -> Result<Option<String>> {
     }
 }
 
-fn take_mark(root: &mut Element) {
-    let Some(mut metadata) = root.remove("metadata").into_iter().next() else { return };
-    let prefixes: Vec<String> = metadata.elements().map(|e| e.prefix().to_owned()).collect();
-    let namespaces: Vec<Option<String>> = metadata
-        .elements()
-        .zip(&prefixes)
-        .map(|(e, p)| [e, &metadata, root].into_iter().find_map(|s| s.namespace_of(p)).map(str::to_owned))
-        .collect();
-    let mut namespaces = namespaces.into_iter();
-    metadata.nodes_mut().retain(|node| match node {
-        crate::Node::Element(_) => namespaces.next().flatten().as_deref() != Some(MARK_NAMESPACE),
-        crate::Node::Text(_) => true,
-    });
-    if !metadata.is_empty() {
-        root.push(metadata);
+/// Takes our mark out of the metadata, and the metadata if there is no other.
+pub(crate) fn take_mark(root: &mut Element) {
+    for mut metadata in root.remove("metadata") {
+        let ours: Vec<bool> = metadata.elements().map(|e| is_ours(e, &metadata, root)).collect();
+        let mut of_elements = ours.iter();
+        metadata.nodes_mut().retain(|node| match node {
+            Node::Element(_) => of_elements.next() == Some(&false),
+            Node::Text(_) => true,
+        });
+        if !ours.contains(&true) || !metadata.is_empty() {
+            root.push(metadata);
+        }
     }
 }

@@ -26,6 +26,13 @@ pub struct Mark {
     pub generation: i64,
 }
 
+/// Whether an element of a document's metadata is in our namespace.
+pub(crate) fn is_ours(element: &Element, metadata: &Element, document: &Element) -> bool {
+    let prefix = element.prefix();
+    let declared = [element, metadata, document].into_iter().find_map(|e| e.namespace_of(prefix));
+    declared == Some(MARK_NAMESPACE)
+}
+
 impl Mark {
     /// The element with its namespace, for the `<metadata>` of a document.
     pub fn to_element(&self) -> Element {
@@ -64,12 +71,7 @@ impl Mark {
     /// treated as marked by somebody: it is not foreign.
     pub fn find(document: &Element) -> Result<Option<Self>> {
         let Some(metadata) = document.find("metadata") else { return Ok(None) };
-        let ours = |element: &&Element| {
-            let prefix = element.prefix();
-            let declared = [element, metadata, document].into_iter().find_map(|e| e.namespace_of(prefix));
-            declared == Some(MARK_NAMESPACE)
-        };
-        metadata.elements().find(ours).map(Self::from_element).transpose()
+        metadata.elements().find(|element| is_ours(element, metadata, document)).map(Self::from_element).transpose()
     }
 
     fn from_element(element: &Element) -> Result<Self> {

@@ -2,15 +2,17 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod apt;
+mod attributes;
 mod corpus;
 mod lifting;
 
 use std::sync::LazyLock;
 
+use attributes::sorted;
 use kubevmm_analyser::lift::{Vocabulary, lift, lift_with};
 use kubevmm_analyser::lower::{Identity, lower_typed};
 use kubevmm_analyser::{Element, Node, Tree, Value};
-use lifting::{leaves, sorted, without};
+use lifting::{leaves, without};
 
 /// The domains among the documents of libvirt 11.3.0.
 const DOMAINS: usize = 2933;

@@ -1,8 +1,10 @@
 //! The rules by which `spec.domain` lies over the lowered domain, and that lifting gives back what was written.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod attributes;
 mod lifting;
 
+use attributes::sorted;
 use kubevmm_analyser::lift::{Vocabulary, lift, lift_with};
 use kubevmm_analyser::lower::*;
 use kubevmm_analyser::mark::Mark;
@@ -408,18 +410,18 @@ proptest! {
         let lifted = lift_with(&Tree::new(made.clone()), Vocabulary::Spec, None).unwrap();
         prop_assert_eq!(lifted.typed.to_input(&lifted.identity), Ok(input));
         prop_assert_eq!(lifted.domain.to_json(), over.to_json());
-        prop_assert_eq!(lifting::sorted(&lifted.lower().unwrap()), lifting::sorted(&made));
+        prop_assert_eq!(sorted(&lifted.lower().unwrap()), sorted(&made));
     }
 
     #[test]
     fn no_leaf_of_a_lifted_domain_is_needless(input in any_input(), over in any_over()) {
         let made = lower_with(&input, &over).unwrap();
         let lifted = lift_with(&Tree::new(made.clone()), Vocabulary::Spec, None).unwrap();
-        let want = lifting::sorted(&made);
+        let want = sorted(&made);
         for path in lifting::leaves(&lifted.domain).iter().step_by(5) {
             let less = lifting::without(&lifted.domain, path);
             let got = lower_typed(&lifted.typed, &lifted.identity, &less);
-            prop_assert!(got.map_or(true, |got| lifting::sorted(&got) != want), "{path:?} in {}", lifted.domain.to_yaml());
+            prop_assert!(got.map_or(true, |got| sorted(&got) != want), "{path:?} in {}", lifted.domain.to_yaml());
         }
     }
 }

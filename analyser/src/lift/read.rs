@@ -96,9 +96,13 @@ fn cpu(root: &Element, accelerator: Accelerator) -> CpuInput {
 }
 
 fn memory(root: &Element) -> Option<u64> {
-    let memory = root.find("memory")?;
-    let number: u64 = memory.own_text().parse().ok()?;
-    let factor: u64 = match memory.attribute("unit").unwrap_or("KiB") {
+    root.find("memory").and_then(bytes).filter(|bytes| *bytes > 0)
+}
+
+/// The size that an element of a domain says; without a unit, libvirt counts KiB.
+pub(crate) fn bytes(element: &Element) -> Option<u64> {
+    let number: u64 = element.own_text().parse().ok()?;
+    let factor: u64 = match element.attribute("unit").unwrap_or("KiB") {
         "b" | "bytes" => 1,
         "KB" => 1000,
         "k" | "K" | "KiB" => 1 << 10,
@@ -110,7 +114,7 @@ fn memory(root: &Element) -> Option<u64> {
         "T" | "TiB" => 1 << 40,
         _ => return None,
     };
-    number.checked_mul(factor).filter(|bytes| *bytes > 0)
+    number.checked_mul(factor)
 }
 
 /// The devices, if they stand in one element.

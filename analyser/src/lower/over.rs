@@ -3,7 +3,7 @@
 use super::domain::{DomainInput, NicSource, disk_alias, hardware, identify, nic_alias};
 use super::typed::{DiskLocation, Identity, Typed};
 use crate::error::{Error, Result};
-use crate::mark::MARK_NAMESPACE;
+use crate::mark::is_ours;
 use crate::merge::merge;
 use crate::tree::{Element, Tree};
 use crate::value::Value;
@@ -52,11 +52,7 @@ fn refuse_identity(root: &Element) -> Result<()> {
         }
     }
     for metadata in root.all("metadata") {
-        let is_ours = |element: &Element| {
-            let prefix = element.prefix();
-            [element, metadata, root].into_iter().find_map(|e| e.namespace_of(prefix)) == Some(MARK_NAMESPACE)
-        };
-        if let Some(ours) = metadata.elements().find(|element| is_ours(element)) {
+        if let Some(ours) = metadata.elements().find(|element| is_ours(element, metadata, root)) {
             let path = format!("domain.metadata.{}", ours.name());
             return Err(Error::at(path, "is the mark of ownership and cannot be set here"));
         }
