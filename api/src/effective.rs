@@ -14,7 +14,7 @@ use crate::names;
 use crate::quantity::{Quantity, QuantityError};
 use crate::vm::{CloudInit, Disk, DiskBus, NicModel, VirtualMachineSpec};
 
-pub use difference::{Differences, differences};
+pub use difference::differences;
 
 /// CPU that the scheduler reserves for a virtual CPU, in thousandths, where nothing else is said.
 pub const DEFAULT_MILLIS_PER_CPU: u64 = 100;

@@ -4,31 +4,15 @@
 use super::{EffectiveDisk, EffectiveNetwork, EffectivePlacement, EffectiveSeed, EffectiveSpec};
 use crate::quantity::Quantity;
 
-/// The fields of a VirtualMachine in which a running domain differs from the spec; sorted.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Differences {
-    /// Taken at the next start of the domain.
-    pub at_start: Vec<String>,
-    /// Taken by the next placement pod: after the VM was off.
-    pub at_placement: Vec<String>,
-}
-
-impl Differences {
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.at_start.is_empty() && self.at_placement.is_empty()
-    }
-}
-
-/// What differs between `running` and `wanted`. What a class or a default gives is named by the field that overrides it.
-pub fn differences(running: &EffectiveSpec, wanted: &EffectiveSpec) -> Differences {
+/// The fields of a VirtualMachine in which a running domain differs from the spec, sorted: those of the domain, and those
+/// of its placement pod. What a class or a default gives is named by the field that overrides it.
+pub fn differences(running: &EffectiveSpec, wanted: &EffectiveSpec) -> Vec<String> {
     // Taken apart in full: a field that is added is not forgotten here.
     let EffectiveSpec { cores, memory, machine, firmware, uuid, disks, networks, seed, placement } = running;
-    let mut at_start = Vec::new();
+    let mut fields = Vec::new();
     let mut note = |same: bool, path: &str| {
         if !same {
-            at_start.push(path.to_owned());
+            fields.push(path.to_owned());
         }
     };
     note(*cores == wanted.cores, "spec.cpu.cores");
@@ -36,11 +20,12 @@ pub fn differences(running: &EffectiveSpec, wanted: &EffectiveSpec) -> Differenc
     note(*machine == wanted.machine, "spec.machine.type");
     note(*firmware == wanted.firmware, "spec.firmware.type");
     note(*uuid == wanted.uuid, "spec.firmware.uuid");
-    compare_lists("spec.disks", disks, &wanted.disks, |disk| &disk.name, disk_fields, &mut at_start);
-    compare_lists("spec.networks", networks, &wanted.networks, |nic| &nic.name, nic_fields, &mut at_start);
-    at_start.extend(seed_fields(seed.as_ref(), wanted.seed.as_ref()));
-    at_start.sort();
-    Differences { at_start, at_placement: placement_fields(placement, &wanted.placement) }
+    compare_lists("spec.disks", disks, &wanted.disks, |disk| &disk.name, disk_fields, &mut fields);
+    compare_lists("spec.networks", networks, &wanted.networks, |nic| &nic.name, nic_fields, &mut fields);
+    fields.extend(seed_fields(seed.as_ref(), wanted.seed.as_ref()));
+    fields.extend(placement_fields(placement, &wanted.placement));
+    fields.sort();
+    fields
 }
 
 /// `2Gi` is `2048Mi`.
@@ -270,12 +255,12 @@ powerRequest: {id: a, action: Start}
             }
             set(&mut after, field, value);
             let found = differences(&merged(&before), &merged(&after));
-            let (at_start, at_placement): (Vec<String>, Vec<String>) = match change {
-                Change::Start(paths) => (paths.iter().map(|path| (*path).to_owned()).collect(), vec![]),
-                Change::Placement => (vec![], vec![format!("spec.{field}")]),
-                Change::AtOnce | Change::Made => (vec![], vec![]),
+            let expected: Vec<String> = match change {
+                Change::Start(paths) => paths.iter().map(|path| (*path).to_owned()).collect(),
+                Change::Placement => vec![format!("spec.{field}")],
+                Change::AtOnce | Change::Made => vec![],
             };
-            assert_eq!(found, Differences { at_start, at_placement }, "{field}");
+            assert_eq!(found, expected, "{field}");
         }
     }
 
@@ -296,9 +281,9 @@ powerRequest: {id: a, action: Start}
         };
         let (a, b) = (json!({"name": "a", "diskName": "a"}), json!({"name": "b", "diskName": "b"}));
         let found = differences(&with(json!([a, b])), &with(json!([b, a])));
-        assert_eq!(found.at_start, ["spec.disks"]);
+        assert_eq!(found, ["spec.disks"]);
         let found = differences(&with(json!([a])), &with(json!([b, a])));
-        assert_eq!(found.at_start, ["spec.disks[b]"]);
+        assert_eq!(found, ["spec.disks[b]"]);
     }
 
     #[test]
@@ -306,7 +291,7 @@ powerRequest: {id: a, action: Start}
         let mut without = base();
         without.as_object_mut().unwrap().remove("cloudInit");
         let found = differences(&merged(&base()), &merged(&without));
-        assert_eq!(found.at_start, ["spec.cloudInit"]);
+        assert_eq!(found, ["spec.cloudInit"]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::vm::decide::{
     Action, delete_pod, delete_pod_at_once, delete_pods, host_lost, is_leaving_at_once, is_leaving_soon,
 };
 use crate::vm::disks::{Disks, is_shared, move_to, names_of, pinned_to};
-use crate::vm::pod::{Phase, build, differs, phase};
+use crate::vm::pod::{Phase, build, differs, is_outdated, phase};
 use crate::vm::status::Shown;
 use crate::vm::view::View;
 
@@ -168,6 +168,18 @@ fn placed_on(
                 placing.scheduled =
                     Wanted::no(SCHEDULED, "PodFailed", format!("the placement pod ended: {why}; it is made again"));
             }
+            placing
+        }
+        // What it asks for now counts from the next start on, which so waits for the pod of another placement.
+        Phase::Running(on) if on == node && is_outdated(pod, view) => {
+            current.confirmed = None;
+            if !active {
+                (current.pod_name, current.pod_uid) = (None, None);
+                placing.after.push(delete_pod(pod, None));
+                let message = "the VM asks for something else than its last placement pod: it is placed anew";
+                placing.scheduled = Wanted::no(SCHEDULED, "Scheduling", message);
+            }
+            placing.placement = Some(current);
             placing
         }
         Phase::Running(on) if on == node => {

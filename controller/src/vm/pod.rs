@@ -24,6 +24,9 @@ pub const USER_DATA_VOLUME: &str = "cloud-init-user-data";
 const USER_DATA_PATH: &str = "/run/kubevmm/cloud-init-user-data";
 /// Annotation with a hash of the pod's spec: a pod that waits for a node is made anew when it would differ.
 pub const SPEC_HASH: &str = "kubevmm.io/spec-hash";
+/// Annotation with a hash of what the VM asks for, by whatever name the pod and its hosts go: what admission adds to the pod
+/// is not the VM's doing.
+const ASKED_HASH: &str = "kubevmm.io/asked-hash";
 /// Why an eviction is one: reasons of the pod condition DisruptionTarget.
 const EVICTIONS: [&str; 4] =
     ["PreemptionByScheduler", "EvictionByEvictionAPI", "DeletionByTaintManager", "TerminationByKubelet"];
@@ -79,13 +82,28 @@ pub fn build(view: &View, epoch: i64, hosts: &[String], prefer: Option<&str>) ->
             name: Some(names::placement_pod(view.name(), view.uid(), epoch)),
             namespace: Some(view.namespace().to_owned()),
             labels: Some(labels(view, epoch)),
-            annotations: Some(BTreeMap::from([(SPEC_HASH.to_owned(), hash)])),
+            annotations: Some(BTreeMap::from([(SPEC_HASH.to_owned(), hash), (ASKED_HASH.to_owned(), asked(&spec))])),
             owner_references: Some(vec![controlled_by(view.vm.as_ref(), false)]),
             ..Default::default()
         },
         spec: Some(spec),
         status: None,
     })
+}
+
+/// A hash of what of a pod follows from the VM and decides where it can run and what it brings there.
+fn asked(spec: &PodSpec) -> String {
+    let requests = spec.containers.first().and_then(|container| container.resources.as_ref());
+    let asked = (requests, &spec.node_selector, &spec.priority_class_name, &spec.tolerations, &spec.volumes);
+    names::short_hash(&serde_json::to_string(&asked).unwrap_or_default(), 16)
+}
+
+/// Whether the VM asks for something else by now than the pod that it was placed with. While the spec cannot be read, it
+/// does not.
+pub fn is_outdated(pod: &Pod, view: &View) -> bool {
+    let of = |pod: &Pod| pod.metadata.annotations.as_ref().and_then(|all| all.get(ASKED_HASH)).cloned();
+    let wanted = build(view, 0, &[], None).ok().as_ref().and_then(of);
+    of(pod).zip(wanted).is_some_and(|(then, now)| then != now)
 }
 
 /// Whether `pod` is a placement pod of the VM `vm_uid` in `namespace`. Anybody who may make pods may label them: only the

@@ -138,10 +138,7 @@ async fn user_data(pods: &Path, vm: &VirtualMachine, cloud_init: &CloudInit) -> 
     let pod = Uuid::parse_str(pod).map_err(|_| missing("the placement pod has no uid"))?;
     let directory = pods.join(pod.to_string()).join(USER_DATA_VOLUME);
     let user_data = read(&directory.join("userData")).await?.ok_or_else(|| {
-        missing(
-            "the Secret is not in the placement pod (the kubelet brings it within about a minute of its creation; one \
-             that the VM was given while it was on, after the VM has been off)",
-        )
+        missing("the Secret is not in the placement pod (the kubelet brings it within about a minute of its creation)")
     })?;
     Ok((Some(user_data), network_data.or(read(&directory.join("networkData")).await?)))
 }

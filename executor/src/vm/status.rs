@@ -8,7 +8,7 @@ use kubevmm_api::VirtualMachine;
 use kubevmm_api::condition::{
     ADDRESSES_KNOWN, AGENT_CONNECTED, HOST_RELEASED, READY, RESTART_REQUIRED, Wanted, is_true,
 };
-use kubevmm_api::effective::{Differences, EffectiveSpec, differences};
+use kubevmm_api::effective::{EffectiveSpec, differences};
 use kubevmm_api::vm::{
     DiskStatus, DomainStatus, InterfaceStatus, LastPowerRequest, LastStop, StopReason, VirtualMachineStatus,
 };
@@ -230,19 +230,13 @@ fn restart_required(facts: &Facts<'_>, effective: Option<&EffectiveSpec>) -> Wan
     match facts.wanted {
         Ok(wanted) => match differences(running, wanted) {
             none if none.is_empty() => Wanted::no(RESTART_REQUIRED, "UpToDate", "the domain is as the spec says"),
-            some => Wanted::yes(RESTART_REQUIRED, "SpecChanged", in_words(&some)),
+            fields => {
+                let message = format!("changed, and taken at the next start: {}", fields.join(", "));
+                Wanted::yes(RESTART_REQUIRED, "SpecChanged", message)
+            }
         },
         Err(not_yet) => Wanted::unknown(RESTART_REQUIRED, not_yet.reason, not_yet.message.clone()),
     }
-}
-
-fn in_words(differences: &Differences) -> String {
-    let parts = [
-        ("changed, and taken at the next start", &differences.at_start),
-        ("changed, and taken when the VM is placed anew, after it was off", &differences.at_placement),
-    ];
-    let parts = parts.iter().filter(|(_, paths)| !paths.is_empty());
-    parts.map(|(what, paths)| format!("{what}: {}", paths.join(", "))).collect::<Vec<_>>().join("; ")
 }
 
 fn agent_connected(facts: &Facts<'_>) -> Wanted {
@@ -351,8 +345,7 @@ mod tests {
         let condition = condition::find(&status.conditions, RESTART_REQUIRED).unwrap();
         assert_eq!(
             condition.message,
-            "changed, and taken at the next start: spec.memory.size; changed, and taken when the VM is placed anew, \
-             after it was off: spec.cpu.request, spec.placement.nodeSelector"
+            "changed, and taken at the next start: spec.cpu.request, spec.memory.size, spec.placement.nodeSelector"
         );
     }
 

@@ -1,7 +1,9 @@
 //! From nothing to a host that may start the VM, and off again.
 
+use k8s_openapi::api::core::v1::PodStatus;
+
 use super::*;
-use crate::vm::pod::is_placement_pod;
+use crate::vm::pod::{build, is_placement_pod};
 
 #[test]
 fn the_finalizer_comes_first() {
@@ -190,6 +192,43 @@ fn a_vm_that_starts_again_prefers_its_host_and_gets_a_new_epoch() {
     let preferred = affinity.preferred_during_scheduling_ignored_during_execution.unwrap();
     assert_eq!(preferred[0].preference.match_fields.as_ref().unwrap()[0].values, Some(vec!["a".into()]));
     assert_eq!(epoch_of(pod), "2");
+}
+
+#[test]
+fn a_vm_that_asks_for_something_else_is_placed_anew_at_its_next_start() {
+    let mut made = build(&view("", ""), 1, &["a".into()], None).unwrap();
+    made.metadata.uid = Some("pod-1".into());
+    made.spec.as_mut().unwrap().node_name = Some("a".into());
+    made.status = Some(PodStatus { phase: Some("Running".into()), ..Default::default() });
+    let made = Arc::new(made);
+    let decided = |spec: &str, status: &str| outcome(&view(spec, &placed(status)).pods(&[Arc::clone(&made)]));
+
+    for grace in ["", "terminationGracePeriodSeconds: 5"] {
+        let (steps, status) = decided(grace, ACTIVE);
+        assert_eq!(
+            (steps, placement(&status).confirmed.as_deref()),
+            (vec![], Some("a_1")),
+            "the pod is what it asks for"
+        );
+    }
+    for asked in ["cpu: {request: '2'}", "placement: {nodeSelector: {disk: ssd}}", "cloudInit: {userDataSecretName: s}"]
+    {
+        let (steps, status) = decided(asked, ACTIVE);
+        let placement_while_on = placement(&status);
+        assert_eq!(
+            (steps, placement_while_on.confirmed),
+            (vec![], None),
+            "{asked}: it runs on, and starts by another word"
+        );
+        assert_eq!((placement_while_on.epoch, placement_while_on.pod_uid.as_deref()), (1, Some("pod-1")));
+        let (steps, status) = decided(asked, "");
+        assert_eq!(steps, ["delete pod-1"], "{asked}");
+        let placement_when_off = placement(&status);
+        assert_eq!(
+            (placement_when_off.epoch, placement_when_off.pod_name, placement_when_off.confirmed),
+            (1, None, None)
+        );
+    }
 }
 
 #[test]
