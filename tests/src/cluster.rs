@@ -9,6 +9,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kubevmm_lab::{HostName, Lab, Options, Timings};
 use serde_json::json;
 
@@ -26,6 +27,9 @@ pub const GUEST_IMAGE: &str = "tiny";
 /// Seconds after which an executor that is not heard of is given up; far shorter than by default.
 pub const EXECUTOR_LEASE_SECONDS: u64 = 10;
 const CONTROLLER_LEASE_SECONDS: u64 = 4;
+
+/// The controller places nothing on a host whose Lease it has not seen renewed; it looks at all of them when it starts.
+const HEARD_AFTER: SignedDuration = SignedDuration::from_secs(1);
 
 static CLUSTER: OnceLock<Cluster> = OnceLock::new();
 
@@ -279,6 +283,11 @@ impl Cluster {
     }
 }
 
+fn time(lease: &Json, field: &str) -> Result<Timestamp> {
+    let text = lease["spec"][field].as_str().unwrap_or_default();
+    text.parse().with_context(|| format!("{field} {text:?} of a Lease"))
+}
+
 fn is_daemon(pod: &Json) -> bool {
     pod["metadata"]["ownerReferences"][0]["kind"] == "DaemonSet"
 }
@@ -446,8 +455,13 @@ impl Draft<'_> {
             }
             Err(anyhow!("{status}"))
         })?;
+        let acts_since = wait_for("the controller acts", within(60), || self.controller_acts_since())?;
         for host in self.libvirt_hosts() {
             let name = host.name.to_string();
+            wait_for(&format!("the controller has heard of {name}"), within(60), || {
+                let renewed = time(&self.lease(&name)?, "renewTime")?;
+                Ok((renewed.duration_since(acts_since) > HEARD_AFTER).then_some(()))
+            })?;
             self.api.wait(
                 api::HYPERVISOR,
                 "",
@@ -455,7 +469,7 @@ impl Draft<'_> {
                 "is ready, in the session of its Lease",
                 within(60),
                 |hypervisor| {
-                    let lease = self.api.get(api::LEASE, SYSTEM, &name).ok().flatten().unwrap_or_default();
+                    let lease = self.lease(&name).unwrap_or_default();
                     api::is_true(hypervisor, "Ready")
                         && hypervisor["status"]["session"].is_string()
                         && hypervisor["status"]["session"] == lease["spec"]["holderIdentity"]
@@ -463,6 +477,19 @@ impl Draft<'_> {
             )?;
         }
         Ok(())
+    }
+
+    fn lease(&self, name: &str) -> Result<Json> {
+        self.api.get(api::LEASE, SYSTEM, name)?.with_context(|| format!("there is no Lease {name}"))
+    }
+
+    /// When the controller that runs now took its Lease; `None` while its predecessor holds it.
+    fn controller_acts_since(&self) -> Result<Option<Timestamp>> {
+        let (pods, lease) = (self.api.list(api::POD, SYSTEM)?, self.lease("kubevmm-controller")?);
+        let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
+        let name = |pod: &Json| pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let holds = |pod: &&Json| !is_daemon(pod) && holder.starts_with(&name(pod));
+        pods.iter().find(holds).map(|_| time(&lease, "acquireTime")).transpose()
     }
 
     fn defaults(&self) -> Result<()> {
