@@ -31,6 +31,7 @@ pub mod foreign;
 pub mod guest;
 pub mod harness;
 pub mod host;
+mod install;
 pub mod inventory;
 pub mod manifest;
 pub mod picture;
