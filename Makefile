@@ -14,12 +14,13 @@ SHELL := /bin/bash
 # when they differ. Targets (`--bin`, `--test`) select from the whole workspace, whose features are always the same.
 # (Tests add the features of dev-dependencies: what is built for tests is built with a test.)
 CARGO ?= cargo
+SECONDS ?= 10
 release := $(or $(CARGO_TARGET_DIR),target)/release
 export REGISTRY ?=
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: deps
 deps: ## Install what building and the lab need, beside Rust and Go
@@ -60,11 +61,21 @@ demo-down: ## Take away everything that `make demo` brought up, but the caches
 	$(CARGO) run --release --quiet --bin lab -- down
 
 .PHONY: test
-test: unit e2e ## Run all tests: unit, component, end to end
+test: unit fuzz e2e ## Run all tests: unit, component, fuzzing, end to end
 
 .PHONY: unit
 unit: deps ## Run the unit and component tests (root: the lab's own test brings one up)
 	$(CARGO) test
+
+.PHONY: fuzz
+fuzz: ## Fuzz the analyser's readers of XML and YAML for SECONDS=10 each
+	cd analyser/fuzz && mkdir -p artifacts corpus/xml corpus/yaml && for target in xml yaml; do \
+	  seeds=$$([ $$target = xml ] && echo ../tests/golden || echo seeds/yaml); \
+	  echo "fuzzing $$target for $(SECONDS) seconds"; \
+	  $(CARGO) run --release --quiet --target "$$(rustc --print host-tuple)" --bin $$target -- -verbosity=0 \
+	    -max_total_time=$(SECONDS) -max_len=4096 -print_final_stats=1 -artifact_prefix=artifacts/$$target- \
+	    corpus/$$target $$seeds 2>&1 | { grep -v '# Uses: \|ecommended dictionary' || :; }; \
+	done
 
 .PHONY: e2e
 e2e: deps images ## Run the end-to-end tests, on a lab of their own (root)
@@ -73,7 +84,7 @@ e2e: deps images ## Run the end-to-end tests, on a lab of their own (root)
 
 .PHONY: bench
 bench: ## Measure apply-to-started on the lab that `make demo` left, beside virsh's own define and start
-	$(CARGO) run --release --quiet --bin kubevmm-bench -- --at-most 2
+	$(CARGO) run --release --quiet -p kubevmm-tests --bin kubevmm-bench -- --at-most 2
 
 .PHONY: lint
 lint: style deny ## Check the format, clippy's advice, and the dependencies' licences
