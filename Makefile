@@ -83,8 +83,15 @@ e2e: deps images ## Run the end-to-end tests, on a lab of their own (root)
 	$(CARGO) test --test e2e
 
 .PHONY: bench
-bench: ## Measure apply-to-started on the lab that `make demo` left, beside virsh's own define and start
-	$(CARGO) run --release --quiet -p kubevmm-tests --bin kubevmm-bench -- --at-most 2
+bench: bench-codec bench-start ## Measure the analyser, and apply-to-started on the lab that `make demo` left
+
+.PHONY: bench-codec
+bench-codec: ## Measure the analyser's conversions, beside Python (PYTHON=python3, with lxml and PyYAML) and xmllint
+	$(CARGO) bench --quiet --bench codec
+
+.PHONY: bench-start
+bench-start: ## Measure apply-to-started on the lab that `make demo` left, beside virsh's own define and start
+	$(CARGO) run --release --quiet --bin kubevmm-bench -- --at-most 2
 
 .PHONY: lint
 lint: style deny ## Check the format, clippy's advice, and the dependencies' licences
