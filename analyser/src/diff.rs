@@ -114,20 +114,22 @@ impl Comparison {
     }
 
     fn attributes(&mut self, from: &Element, to: &Element) {
-        for attribute in from.attributes() {
+        let counts = |name: &str| self.mode == Mode::Exact || declared_prefix(name).is_none();
+        let (of_from, of_to) = (from.attributes().iter(), to.attributes().iter());
+        let of_from: Vec<_> = of_from.filter(|a| counts(a.name())).collect();
+        let of_to: Vec<_> = of_to.filter(|a| counts(a.name()) && from.attribute(a.name()).is_none()).collect();
+        for attribute in of_from {
             let (name, was) = (attribute.name(), attribute.value());
             match to.attribute(name) {
                 Some(is) if is == was => {}
                 Some(is) if self.mode != Mode::Exact && self.is_same(name, (was, is), from, to) => {}
-                None if self.mode != Mode::Exact && filled::is_state(&self.place(), name) => {}
+                None if self.mode != Mode::Exact && filled::goes_without_saying(&self.place(), name, was) => {}
                 is => self.add(Some(format!("@{name}")), Some(was.to_owned()), is.map(str::to_owned)),
             }
         }
-        for attribute in to.attributes().iter().filter(|a| from.attribute(a.name()).is_none()) {
+        for attribute in of_to {
             let (name, is) = (attribute.name(), attribute.value());
-            let is_declaration = declared_prefix(name).is_some();
-            let is_filled = self.mode != Mode::Exact
-                && (is_declaration || filled::attribute(&self.place(), name, is, from, to, self.mode));
+            let is_filled = self.mode != Mode::Exact && filled::attribute(&self.place(), name, is, from, to, self.mode);
             if !is_filled {
                 self.add(Some(format!("@{name}")), None, Some(is.to_owned()));
             }

@@ -48,8 +48,8 @@ pub enum Vocabulary {
 /// Takes a domain apart.
 ///
 /// # Errors
-/// [`Error::Value`] for what is no `<domain>`; [`Error::Shape`] for a domain with two names or UUIDs; those of
-/// [`Mark::find`] for a mark that cannot be read.
+/// [`Error::Value`] for what is no `<domain>`; [`Error::Shape`] for what libvirt takes for no domain either: two names or
+/// UUIDs, or a NIC without a type that has our alias; those of [`Mark::find`] for a mark that cannot be read.
 pub fn lift(domain: &Tree) -> Result<Lifted> {
     lift_with(domain, Vocabulary::Input, None)
 }
@@ -76,7 +76,10 @@ pub fn lift_with(domain: &Tree, vocabulary: Vocabulary, host: Option<&HostFacts>
     read::relabel(&mut root, &typed);
     let base = Tree::new(hardware(&typed)).into_canonical();
     let domain = overlay::overlay(&base, &Tree::new(root).into_canonical());
-    Ok(Lifted { identity, typed, domain })
+    let lifted = Lifted { identity, typed, domain };
+    // A half device that claims to be a typed one could be lifted, but never be lowered.
+    lifted.lower()?;
+    Ok(lifted)
 }
 
 fn take_identity(root: &mut Element) -> Result<Identity> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use kubevmm_analyser::lower::*;
 use kubevmm_analyser::mark::Mark;
 use kubevmm_analyser::read::{DiskSource, read_domain, read_network, read_pool, read_volume};
-use kubevmm_analyser::{Element, Tree};
+use kubevmm_analyser::{Element, Tree, Value};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -131,6 +131,22 @@ fn domain_without_devices_boots_from_its_first_disk() {
     input.disks[0].boot_order = None;
     input.nics.clear();
     golden("domain-small.xml", &lower(&input));
+}
+
+#[test]
+fn domain_that_tcg_runs_anywhere() {
+    let mut input = domain();
+    input.accelerator = Accelerator::Tcg { tb_cache_mib: Some(32) };
+    input.cpu = CpuInput { vcpus: 1, max_vcpus: 1, model: CpuModel::Maximum };
+    input.memory_bytes = 64 << 20;
+    input.nics.clear();
+    golden("domain-run.xml", &lower(&input));
+}
+
+#[test]
+fn domain_with_much_over_it() {
+    let over = Value::from_yaml(include_str!("golden/domain-over.yaml")).unwrap();
+    golden("domain-over.xml", &lower_with(&domain(), &over).unwrap());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Which devices of two domains are the same.
 
+use super::filled::number;
 use crate::tree::Element;
 
 /// For each device of one kind, its partner among those of another domain.
@@ -64,8 +65,12 @@ fn key(device: &Element) -> Option<String> {
         "sound" | "watchdog" | "rng" | "shmem" => own("name").or_else(|| own("model")),
         "hostdev" => {
             let address = device.at(&["source", "address"])?;
-            let part = |name: &str| address.attribute(name).unwrap_or_default().trim_start_matches("0x").to_owned();
-            Some(["domain", "bus", "slot", "function", "device", "uuid"].map(part).join(":"))
+            let part = |name: &str| {
+                let text = address.attribute(name).unwrap_or_default();
+                number(text).map_or_else(|| text.to_owned(), |number| format!("{number:x}"))
+            };
+            let parts = ["domain", "bus", "slot", "function", "device", "uuid"].map(part);
+            Some(parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(":"))
         }
         "audio" => own("id"),
         _ => None,

@@ -8,6 +8,8 @@ pub(super) fn says_nothing(place: &[&str], was: &Element) -> bool {
     match place {
         ["devices", _, "alias"] => !is_user_alias(was),
         ["devices", "disk", "mirror"] => true,
+        // Says only what to do where the host's model cannot be had.
+        ["cpu", "model"] => was.nodes().is_empty(),
         [
             "metadata" | "title" | "description" | "cpu" | "cputune" | "blkiotune" | "memtune" | "numatune"
             | "resource",
@@ -42,6 +44,7 @@ fn at_definition(place: &[&str], is: &Element, from: &Element, to: &Element) -> 
         ["os", "boot"] => is.attribute("dev") == Some("hd") && from.find("boot").is_none(),
         // A firmware with secure boot needs it.
         ["features", "smm"] => is.attribute("state") == Some("on"),
+        ["os", "firmware", "feature"] => true,
         ["os", "loader" | "nvram" | "firmware"] => {
             from.attribute("firmware").is_some() || from.find("loader").is_some()
         }
@@ -108,6 +111,8 @@ fn in_device_at_definition(device: &str, inner: &[&str], is: &Element, from: &El
             matches!(attribute("type"), "rtl8139" | "e1000" | "e1000e" | "virtio" | "virtio-net")
         }
         ("controller", ["model" | "target" | "master"]) => true,
+        // It repeats the serial port.
+        ("console", ["source" | "log" | "protocol"]) => true,
         ("serial" | "parallel" | "console", ["target"] | ["target", "model"]) => true,
         ("graphics", ["listen"]) => true,
         ("graphics", ["image"]) => attribute("compression") == "off",
@@ -147,6 +152,7 @@ pub(super) fn attribute(place: &[&str], name: &str, is: &str, from: &Element, to
         | (["os", "nvram"], "template" | "templateFormat" | "format" | "type") => true,
         (["vcpu"], "placement") => is == "static",
         (_, "unit") => size(from).is_some() && size(from) == size(to),
+        (["seclabel"], "model") => is == "none",
         (["clock"], "offset") => is == "utc",
         (["clock"], "basis") => is == "utc",
         (["cpu"], "mode") => matches!(is, "custom"),
@@ -179,10 +185,12 @@ pub(super) fn attribute(place: &[&str], name: &str, is: &str, from: &Element, to
         (["devices", "hostdev"], "managed") => is == "no",
         (["devices", "hostdev"], "mode") => is == "subsystem",
         (["devices", "filesystem"], "accessmode") => is == "passthrough",
+        (["devices", "console", "source"], _) => true,
+        (["devices", "hostdev"], "display") => is == "off",
         (["devices", "panic"], "model") => is == "isa",
         (["devices", "tpm"], "model") => matches!(is, "tpm-tis" | "tpm-crb" | "tpm-spapr"),
         (["devices", "tpm", "backend"], "version") => is == "2.0",
-        (["devices", "memballoon" | "sound" | "shmem" | "smartcard"], "model") => true,
+        (["devices", "memballoon" | "sound" | "shmem" | "smartcard" | "vsock"], "model") => true,
         _ => false,
     };
     at_definition || mode == Mode::Live && attribute_at_start(place, name)
@@ -199,7 +207,7 @@ fn attribute_at_start(place: &[&str], name: &str) -> bool {
 }
 
 /// Whether an attribute is the state of a running domain, and nothing that can be defined.
-pub(super) fn is_state(place: &[&str], name: &str) -> bool {
+fn is_state(place: &[&str], name: &str) -> bool {
     matches!(
         (place, name),
         ([], "id")
@@ -211,11 +219,23 @@ pub(super) fn is_state(place: &[&str], name: &str) -> bool {
     )
 }
 
+/// Whether libvirt drops this attribute, since it is what goes without saying.
+pub(super) fn goes_without_saying(place: &[&str], name: &str, was: &str) -> bool {
+    matches!(
+        (place, name, was),
+        (["devices", "graphics"], "autoport", "no")
+            | (["devices", "video", "model"], "primary", "no")
+            | (["devices", "disk", "driver"], "cache" | "io" | "error_policy" | "discard", "default")
+    ) || is_state(place, name)
+}
+
 /// Whether two values of an attribute are the same to libvirt, or one is what it makes of the other.
 pub(super) fn is_same(place: &[&str], name: &str, was: &str, is: &str, mode: Mode) -> bool {
     match (place, name) {
         (["os", "type"], "machine") => is_version_of(was, is),
-        (["devices", "interface", "mac"], "address") => was.eq_ignore_ascii_case(is),
+        (["devices", "interface", "mac"], "address") | (["devices", "interface", "model"], "type") => {
+            was.eq_ignore_ascii_case(is)
+        }
         (["devices", _, "address"], _) | (["devices", "controller", "target"], _) => {
             number(was).is_some() && number(was) == number(is)
         }
@@ -237,7 +257,9 @@ pub(super) fn is_same_text(place: &[&str], from: &Element, to: &Element) -> bool
             let plain = |element: &Element| element.own_text().replace('-', "").to_ascii_lowercase();
             plain(from) == plain(to)
         }
-        _ => size(from).is_some() && size(from) == size(to),
+        // Chosen when the domain is defined.
+        ["genid"] | ["os", "loader" | "nvram"] => from.own_text().is_empty(),
+        _ => is_same_size(from, to),
     }
 }
 
@@ -258,7 +280,8 @@ fn is_version_of(was: &str, is: &str) -> bool {
         .is_some_and(|v| v.starts_with(|c: char| c.is_ascii_digit()))
 }
 
-fn number(text: &str) -> Option<u64> {
+/// A number as libvirt reads it.
+pub(super) fn number(text: &str) -> Option<u64> {
     match text.strip_prefix("0x") {
         Some(hex) => u64::from_str_radix(hex, 16).ok(),
         None => text.parse().ok(),
