@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
+use crate::scope::Scope;
 use crate::shapes::{self, Child, Shape};
-use crate::tree::{Element, Node, Tree, declared_prefix, split_name};
+use crate::tree::{Element, Node, Tree};
 
 impl Tree {
     /// The same document in canonical form: without white space where libvirt's schemas have no text, and siblings of
@@ -18,7 +19,7 @@ impl Tree {
     #[must_use]
     pub fn into_canonical(mut self) -> Self {
         let shape = root_shape(&self.root);
-        canonical(&mut self.root, shape, &mut Declared::default());
+        canonical(&mut self.root, shape, &mut Scope::default());
         self
     }
 }
@@ -29,62 +30,35 @@ pub(crate) fn root_shape(root: &Element) -> Option<&'static Shape> {
     if is_plain { shapes::root(root.name()) } else { None }
 }
 
-/// Declarations by value, for a walk that changes the tree.
-#[derive(Default)]
-struct Declared(Vec<(String, String)>);
-
-impl Declared {
-    fn enter(&mut self, element: &Element) -> usize {
-        let before = self.0.len();
-        for attribute in element.attributes() {
-            if let Some(prefix) = declared_prefix(&attribute.name) {
-                self.0.push((prefix.to_owned(), attribute.value().to_owned()));
-            }
-        }
-        before
-    }
-
-    fn leave(&mut self, before: usize) {
-        self.0.truncate(before);
-    }
-
-    fn resolve(&self, prefix: &str) -> &str {
-        self.0.iter().rev().find(|(there, _)| there == prefix).map_or("", |(_, namespace)| namespace)
-    }
-
-    /// What the schema says of a child whose own declarations have been entered.
-    fn child(&self, shape: &'static Shape, child: &Element) -> Option<&'static Child> {
-        let (prefix, name) = split_name(child.name());
-        shape.child(self.resolve(prefix), name)
-    }
+/// What the schema says of a child of an element whose declarations are in `scope`.
+fn known(shape: &'static Shape, child: &Element, scope: &Scope) -> Option<&'static Child> {
+    shape.child(scope.namespace(child), child.local_name())
 }
 
-/// `declared` has what stands around the element.
-fn canonical(element: &mut Element, shape: Option<&'static Shape>, declared: &mut Declared) {
+/// `scope` has what is declared around the element.
+fn canonical(element: &mut Element, shape: Option<&'static Shape>, scope: &mut Scope) {
     // Below an element that no schema knows, nothing is known.
     let Some(shape) = shape else { return };
     drop_blank_text(element, shape);
     if element.nodes().is_empty() {
         return;
     }
-    let before = declared.enter(element);
+    let before = scope.enter(element);
     let mut last_rank = 0;
     let mut is_sorted = true;
     for node in element.nodes_mut() {
         let Node::Element(child) = node else { continue };
-        let inner = declared.enter(child);
-        let known = declared.child(shape, child);
-        declared.leave(inner);
-        canonical(child, known.map(Child::shape), declared);
+        let known = known(shape, child, scope);
+        canonical(child, known.map(Child::shape), scope);
         // Among unknown children, only their names tell.
         is_sorted &= known.is_some_and(|known| known.rank >= last_rank);
         last_rank = known.map_or(0, |known| known.rank);
     }
     let has_text = element.nodes().iter().any(|n| matches!(n, Node::Text(_)));
     if !is_sorted && !shape.is_ordered && !has_text {
-        order(element, shape, declared);
+        order(element, shape, scope);
     }
-    declared.leave(before);
+    scope.leave(before);
 }
 
 fn drop_blank_text(element: &mut Element, shape: &Shape) {
@@ -96,20 +70,18 @@ fn drop_blank_text(element: &mut Element, shape: &Shape) {
     }
 }
 
-/// Sorts children by rank. `declared` has what the element declares.
-fn order(element: &mut Element, shape: &'static Shape, declared: &mut Declared) {
+/// Sorts children by rank. `scope` has what the element declares.
+fn order(element: &mut Element, shape: &'static Shape, scope: &Scope) {
     let mut unknown = HashMap::<String, usize>::new();
     let mut ranks = Vec::with_capacity(element.nodes().len());
     for child in element.elements() {
-        let before = declared.enter(child);
-        let rank = match declared.child(shape, child) {
+        let rank = match known(shape, child, scope) {
             Some(known) => known.rank,
             None => {
                 let next = shape.child_count() + unknown.len();
                 *unknown.entry(child.name().to_owned()).or_insert(next)
             }
         };
-        declared.leave(before);
         ranks.push(rank);
     }
     if ranks.is_sorted() {

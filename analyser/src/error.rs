@@ -65,6 +65,19 @@ pub enum Error {
 impl Error {
     pub(crate) fn at(path: impl Into<String>, what: impl Into<String>) -> Self {
         let path = path.into();
-        Self::Shape { path: if path.is_empty() { "the document".to_owned() } else { path }, what: what.into() }
+        let path = if path.is_empty() { "the document".to_owned() } else { shortened(path) };
+        Self::Shape { path, what: shortened(what.into()) }
+    }
+}
+
+/// A message that quotes much of a document, without its middle: what is wrong stands at the beginning, what to do at the
+/// end.
+pub(crate) fn shortened(message: String) -> String {
+    const HEAD: usize = 200;
+    const TAIL: usize = 100;
+    let mut places = message.char_indices().map(|(at, _)| at);
+    match (places.nth(HEAD), places.nth_back(TAIL)) {
+        (Some(head), Some(tail)) => format!("{} … {}", &message[..head], &message[tail..]),
+        _ => message,
     }
 }

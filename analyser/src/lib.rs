@@ -29,3 +29,6 @@ pub use tree::{Attribute, Element, Node, Tree};
 pub use validate::{Unknown, UnknownKind};
 pub use value::Value;
 pub use xml::MAX_DEPTH;
+
+/// From this number on, names are looked for by hash and not one by one.
+const MANY: usize = 16;

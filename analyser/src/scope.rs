@@ -1,29 +1,55 @@
 //! Namespace declarations that are in force at a place of a document.
 
-use crate::tree::declared_prefix;
+use std::collections::HashMap;
 
-/// A stack of declarations, innermost last.
+use crate::tree::{Element, declared_prefix};
+
+/// A stack of declarations.
 #[derive(Debug, Default)]
-pub(crate) struct Scope<'a> {
-    declared: Vec<(&'a str, &'a str)>,
+pub(crate) struct Scope {
+    /// Prefixes in the order of their declarations, innermost last.
+    declared: Vec<String>,
+    /// What each prefix stands for, innermost last.
+    namespaces: HashMap<String, Vec<String>>,
 }
 
-impl<'a> Scope<'a> {
+impl Scope {
     /// Adds what an element declares; give the result to [`Scope::leave`] behind the element.
-    pub(crate) fn enter(&mut self, attributes: impl Iterator<Item = (&'a str, &'a str)>) -> usize {
+    pub(crate) fn enter(&mut self, element: &Element) -> usize {
+        self.enter_all(element.attributes().iter().map(|a| (a.name(), a.value())))
+    }
+
+    /// [`Scope::enter`] of names and values of attributes.
+    pub(crate) fn enter_all<'a>(&mut self, attributes: impl Iterator<Item = (&'a str, &'a str)>) -> usize {
         let before = self.declared.len();
-        self.declared.extend(attributes.filter_map(|(name, value)| Some((declared_prefix(name)?, value))));
+        for (name, value) in attributes {
+            if let Some(prefix) = declared_prefix(name) {
+                self.declared.push(prefix.to_owned());
+                self.namespaces.entry(prefix.to_owned()).or_default().push(value.to_owned());
+            }
+        }
         before
     }
 
     /// Forgets what was added since.
     pub(crate) fn leave(&mut self, before: usize) {
-        self.declared.truncate(before);
+        for prefix in self.declared.drain(before..) {
+            self.namespaces.get_mut(&prefix).and_then(Vec::pop);
+        }
     }
 
     /// The namespace of a prefix, empty when there is none.
-    pub(crate) fn resolve(&self, prefix: &str) -> &'a str {
-        self.declared.iter().rev().find(|(there, _)| *there == prefix).map_or("", |(_, namespace)| namespace)
+    pub(crate) fn resolve(&self, prefix: &str) -> &str {
+        if self.declared.is_empty() {
+            return "";
+        }
+        self.namespaces.get(prefix).and_then(|namespaces| namespaces.last()).map_or("", String::as_str)
+    }
+
+    /// The namespace of a child's own name.
+    pub(crate) fn namespace<'s>(&'s self, child: &'s Element) -> &'s str {
+        let prefix = child.prefix();
+        child.namespace_of(prefix).unwrap_or_else(|| self.resolve(prefix))
     }
 }
 

@@ -1,11 +1,12 @@
 //! What of a document no schema of libvirt's knows.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use crate::canonical::root_shape;
 use crate::scope::Scope;
 use crate::shapes::{self, Shape};
-use crate::tree::{Element, Node, Tree, declared_prefix, split_name};
+use crate::tree::{Element, Node, Tree, declared_prefix};
 
 /// Something that no schema knows at its place. libvirt ignores most of such; it may be a slip, or newer than the
 /// schemas.
@@ -60,28 +61,33 @@ impl Tree {
     }
 }
 
-struct Search<'a> {
-    scope: Scope<'a>,
+struct Search {
+    scope: Scope,
     path: String,
     found: Vec<Unknown>,
 }
 
-impl<'a> Search<'a> {
+impl Search {
     fn add(&mut self, below: &str, what: UnknownKind) {
         self.found.push(Unknown { path: format!("{}{below}", self.path), what });
     }
 
-    fn element(&mut self, element: &'a Element, shape: &Shape) {
-        let before = self.enter(element);
+    fn element(&mut self, element: &Element, shape: &Shape) {
+        let before = self.scope.enter(element);
         for attribute in element.attributes() {
             let is_known = shape.attribute(&attribute.name).is_some() || declared_prefix(&attribute.name).is_some();
             if !is_known && !shape.takes_anything {
                 self.add(&format!("/@{}", attribute.name), UnknownKind::Attribute);
             }
         }
-        for (index, node) in element.nodes().iter().enumerate() {
+        let mut counts = HashMap::new();
+        for node in element.nodes() {
             match node {
-                Node::Element(child) => self.child(element, index, child, shape),
+                Node::Element(child) => {
+                    let count: &mut usize = counts.entry(child.name()).or_default();
+                    *count += 1;
+                    self.child(child, *count, shape);
+                }
                 Node::Text(text) if shape.text.is_none() && !text.trim().is_empty() => self.add("", UnknownKind::Text),
                 Node::Text(_) => {}
             }
@@ -89,18 +95,14 @@ impl<'a> Search<'a> {
         self.scope.leave(before);
     }
 
-    fn child(&mut self, parent: &Element, index: usize, child: &'a Element, shape: &Shape) {
-        let before = self.enter(child);
-        let (prefix, name) = split_name(child.name());
-        let known = shape.child(self.scope.resolve(prefix), name);
-        self.scope.leave(before);
+    /// A child, and its place among its siblings of that name.
+    fn child(&mut self, child: &Element, place: usize, shape: &Shape) {
+        let known = shape.child(self.scope.namespace(child), child.local_name());
         let length = self.path.len();
         self.path.push('/');
         self.path.push_str(child.name());
         if known.is_some_and(|c| c.list.is_some()) {
-            let is_same = |n: &&Node| matches!(n, Node::Element(e) if e.name() == child.name());
-            let place = parent.nodes().iter().take(index).filter(is_same).count();
-            self.path.push_str(&format!("[{}]", place + 1));
+            self.path.push_str(&format!("[{place}]"));
         }
         match known {
             Some(known) => self.element(child, known.shape()),
@@ -108,10 +110,6 @@ impl<'a> Search<'a> {
             None => self.add("", UnknownKind::Element),
         }
         self.path.truncate(length);
-    }
-
-    fn enter(&mut self, element: &'a Element) -> usize {
-        self.scope.enter(element.attributes().iter().map(|a| (&*a.name, &*a.value)))
     }
 }
 

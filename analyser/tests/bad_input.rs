@@ -133,6 +133,7 @@ fn encodings_and_line_ends() {
     let with_mark = [&[0xFF, 0xFE][..], &utf16].concat();
     assert_eq!(Tree::from_bytes(&with_mark), Err(Error::Encoding { line: 1, column: 1 }));
     assert!(Tree::from_bytes(&utf16).is_err());
+    assert_eq!(Tree::from_yaml_bytes(b"a:\n  b: \xE9\n"), Err(Error::Encoding { line: 2, column: 6 }));
     let plain = Tree::from_xml("<domain>\n<name>a</name>\n</domain>").unwrap();
     let windows = "\u{FEFF}<domain>\r\n<name>a</name>\r\n</domain>";
     assert_eq!(Tree::from_xml(windows), Ok(plain.clone()));
@@ -143,7 +144,7 @@ fn encodings_and_line_ends() {
 /// Ten times the document takes about ten times as long: far from the hundred times of a quadratic step.
 #[test]
 fn large_documents_stay_linear() {
-    let kinds: [fn(usize) -> String; 4] = [
+    let kinds: [fn(usize) -> String; 6] = [
         |n| format!("<domain><devices>{}</devices></domain>", "<disk type='file'><target dev='vda'/></disk>".repeat(n)),
         |n| format!("<domain><devices>{}</devices></domain>", "<disk/><interface/>".repeat(n)),
         |n| {
@@ -153,6 +154,16 @@ fn large_documents_stay_linear() {
             )
         },
         |n| format!("<domain{}/>", (0..n).map(|i| format!(" a{i}='{i}'")).collect::<String>()),
+        |n| {
+            let attributes: String = (0..n).map(|i| format!(" a{i}=''")).collect();
+            let elements: String = (0..n).map(|i| format!("<b{i}/>")).collect();
+            format!("<other{attributes}>{elements}</other>")
+        },
+        |n| {
+            let declarations: String = (0..n).map(|i| format!(" xmlns:p{i}='urn:{i}'")).collect();
+            let elements: String = (0..n).map(|i| format!("<p{i}:a/>")).collect();
+            format!("<domain><metadata{declarations}>{elements}</metadata></domain>")
+        },
     ];
     for (kind, make) in kinds.into_iter().enumerate() {
         let (small, large) = (round_trip_time(&make(1_000)), round_trip_time(&make(10_000)));
@@ -165,6 +176,7 @@ fn round_trip_time(xml: &str) -> Duration {
     let start = cpu_time();
     let tree = Tree::from_xml(xml).unwrap().canonical();
     let back = Tree::from_yaml(&tree.to_yaml()).unwrap();
+    let _ = tree.unknown();
     let time = cpu_time() - start;
     assert_eq!(back, tree);
     time
@@ -180,4 +192,33 @@ fn cpu_time() -> Duration {
 fn white_space_between_elements_is_layout_in_yaml_too() {
     let tree = Tree::from_yaml("other: {$content: [' ', {a: {}}, \"\\n\"]}").unwrap();
     assert_eq!(tree.to_xml(), "<other>\n  <a/>\n</other>\n");
+}
+
+#[test]
+fn nothing_at_all() {
+    for xml in ["", "\u{FEFF}", " \n", "<!-- -->", "<?xml version='1.0'?>\n"] {
+        assert!(xml_error(xml).ends_with("there is no element: the document is empty"), "{xml}");
+    }
+    for yaml in ["", "\u{FEFF}", " \n", "---\n...\n"] {
+        assert!(yaml_error(yaml).ends_with("found null"), "{yaml}");
+    }
+}
+
+/// A message is for people: it quotes no more of a document than they can read.
+#[test]
+fn messages_are_short() {
+    let long = "é".repeat(1_000_000);
+    let xml = [format!("<{long}!/>"), format!("<a {long}!='1'/>"), format!("<a>&{long};</a>"), format!("<a></{long}>")];
+    let yaml = [
+        format!("{long}: 1\n{long}: 2\n"),
+        format!("a: {{{long} b: }}"),
+        format!("a: {}\n", "0".repeat(1_000_000)),
+        format!("domain: {{'{long}!': {{}}}}"),
+        format!("{long}: {{a: null}}"),
+    ];
+    let messages = xml.iter().map(|xml| xml_error(xml)).chain(yaml.iter().map(|yaml| yaml_error(yaml)));
+    for message in messages {
+        let length = message.chars().count();
+        assert!(length < 700, "{length} characters: {message:.80}");
+    }
 }

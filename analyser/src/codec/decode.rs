@@ -41,7 +41,7 @@ pub(crate) fn decode(pieces: &Pieces<'_>) -> Result<Tree> {
 }
 
 struct Decoder<'p> {
-    scope: Scope<'p>,
+    scope: Scope,
     /// Whether any key declares a namespace.
     has_declarations: bool,
     path: Vec<Step<'p>>,
@@ -90,7 +90,7 @@ impl<'p> Decoder<'p> {
         match data {
             Data::Mapping(entries) => {
                 self.builder.open(name);
-                let before = self.scope.enter(entries.texts());
+                let before = self.scope.enter_all(entries.texts());
                 let mut has_marked = false;
                 for (key, value) in entries {
                     has_marked |= key.starts_with(ATTRIBUTE);

@@ -1,14 +1,16 @@
 //! From tree to data.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::ops::Range;
 
 use super::{ATTRIBUTE, CONTENT, scalar};
+use crate::MANY;
 use crate::canonical::root_shape;
 use crate::data::{Collection, Leaf, Sink};
 use crate::scope::{Scope, is_same};
 use crate::shapes::{Child, Scalar, Shape, TEXT};
-use crate::tree::{Element, Node, Tree, declared_prefix, split_name};
+use crate::tree::{Attribute, Element, Node, Tree, declared_prefix, split_name};
 
 /// Gives the document to a sink: a mapping with the root's name as its one key.
 pub(crate) fn encode<'a>(tree: &'a Tree, sink: &mut impl Sink<'a>) {
@@ -21,7 +23,7 @@ pub(crate) fn encode<'a>(tree: &'a Tree, sink: &mut impl Sink<'a>) {
 }
 
 struct Encoder<'a, 's, S> {
-    scope: Scope<'a>,
+    scope: Scope,
     /// Children of the elements that are being encoded.
     places: Vec<Place<'a>>,
     sink: &'s mut S,
@@ -42,6 +44,28 @@ impl Place<'_> {
     }
 }
 
+/// The names of an element's attributes.
+struct AttributeNames<'a> {
+    element: &'a Element,
+    /// All of them, where they are many.
+    set: Option<HashSet<&'a str>>,
+}
+
+impl<'a> AttributeNames<'a> {
+    fn of(element: &'a Element) -> Self {
+        let attributes = element.attributes();
+        let set = (attributes.len() >= MANY).then(|| attributes.iter().map(Attribute::name).collect());
+        Self { element, set }
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        match &self.set {
+            Some(set) => set.contains(name),
+            None => self.element.attribute(name).is_some(),
+        }
+    }
+}
+
 impl<'a, S: Sink<'a>> Encoder<'a, '_, S> {
     fn element(&mut self, element: &'a Element, shape: Option<&'static Shape>) {
         let text_kind = shape.and_then(|s| s.text);
@@ -52,7 +76,7 @@ impl<'a, S: Sink<'a>> Encoder<'a, '_, S> {
                 _ => {}
             }
         }
-        let before = self.enter(element);
+        let before = self.scope.enter(element);
         self.sink.begin(Collection::Mapping);
         self.attributes(element, shape);
         match element.nodes() {
@@ -65,10 +89,6 @@ impl<'a, S: Sink<'a>> Encoder<'a, '_, S> {
         }
         self.sink.end();
         self.scope.leave(before);
-    }
-
-    fn enter(&mut self, element: &'a Element) -> usize {
-        self.scope.enter(element.attributes().iter().map(|a| (&*a.name, &*a.value)))
     }
 
     fn attributes(&mut self, element: &'a Element, shape: Option<&Shape>) {
@@ -105,16 +125,17 @@ impl<'a, S: Sink<'a>> Encoder<'a, '_, S> {
         if end - start < element.nodes().len() || !are_grouped(&self.places[start..]) {
             self.in_order(element, start, shape);
         } else {
+            let names = AttributeNames::of(element);
             let mut at = start;
             while at < end {
-                at = self.group(at..end, element, shape);
+                at = self.group(at..end, &names, shape);
             }
         }
         self.places.truncate(start);
     }
 
     /// The children of one name that come first among `places`; gives the index behind the last.
-    fn group(&mut self, places: Range<usize>, parent: &Element, shape: Option<&'static Shape>) -> usize {
+    fn group(&mut self, places: Range<usize>, names: &AttributeNames<'_>, shape: Option<&'static Shape>) -> usize {
         let start = places.start;
         let first = self.places[start];
         let is_same = |place: &&Place<'_>| place.element.name() == first.element.name();
@@ -124,7 +145,7 @@ impl<'a, S: Sink<'a>> Encoder<'a, '_, S> {
         let list = first.child.and_then(|c| c.list).filter(|_| group.iter().all(|place| place.is_declared_outside));
         self.sink.key(match list {
             Some(list) => list_key(first.element, list),
-            None => self.name_key(&first, parent, shape),
+            None => self.name_key(&first, names, shape),
         });
         if list.is_none() && end - start == 1 {
             self.element(first.element, first.shape());
@@ -139,22 +160,20 @@ impl<'a, S: Sink<'a>> Encoder<'a, '_, S> {
         end
     }
 
-    fn place(&mut self, element: &'a Element, shape: Option<&'static Shape>) -> Place<'a> {
+    fn place(&self, element: &'a Element, shape: Option<&'static Shape>) -> Place<'a> {
         let Some(shape) = shape else { return Place { element, child: None, is_declared_outside: true } };
         let (prefix, name) = split_name(element.name());
-        let outside = self.scope.resolve(prefix);
-        let before = self.enter(element);
-        let namespace = self.scope.resolve(prefix);
-        self.scope.leave(before);
-        Place { element, child: shape.child(namespace, name), is_declared_outside: is_same(outside, namespace) }
+        let namespace = self.scope.namespace(element);
+        let is_declared_outside = is_same(self.scope.resolve(prefix), namespace);
+        Place { element, child: shape.child(namespace, name), is_declared_outside }
     }
 
     /// The key of children by their own name.
-    fn name_key(&self, place: &Place<'a>, parent: &Element, shape: Option<&Shape>) -> Cow<'a, str> {
+    fn name_key(&self, place: &Place<'a>, names: &AttributeNames<'_>, shape: Option<&Shape>) -> Cow<'a, str> {
         let name = place.element.name();
         let (prefix, local) = split_name(name);
         let is_free = prefix.is_empty() && place.child.is_some_and(|c| c.has_free_name && c.namespace.is_empty());
-        let is_taken = parent.attribute(name).is_some()
+        let is_taken = names.contains(name)
             || !is_free
                 && shape.is_some_and(|s| {
                     let list = s.list(self.scope.resolve(prefix), local);

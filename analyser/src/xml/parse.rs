@@ -4,15 +4,13 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::scan::{self, Broken};
-use crate::error::{Error, Result};
+use crate::MANY;
+use crate::error::{Error, Result, shortened};
 use crate::shapes;
 use crate::tree::{Builder, Tree, is_white_space};
 
 /// How deep elements may nest. libxml2, and so libvirt, reads no deeper documents.
 pub const MAX_DEPTH: usize = 256;
-
-/// From this number of attributes on, duplicates are looked for by hash.
-const MANY_ATTRIBUTES: usize = 16;
 
 impl Tree {
     /// Reads a document. UTF-8 with or without a byte order mark; any line ends.
@@ -92,7 +90,7 @@ impl<'a> Parser<'a> {
 
     fn fail<T>(&self, at: usize, what: impl Into<String>) -> Result<T> {
         let (line, column) = place(self.xml, at);
-        Err(Error::Xml { line, column, what: what.into() })
+        Err(Error::Xml { line, column, what: shortened(what.into()) })
     }
 
     /// A rule that was broken in what is scanned from `start` on.
@@ -154,7 +152,7 @@ impl<'a> Parser<'a> {
                 return Err(format!("'{name}' is not a name of an attribute"));
             };
             let there = builder.attributes();
-            let is_twice = if there.len() < MANY_ATTRIBUTES {
+            let is_twice = if there.len() < MANY {
                 there.iter().any(|a| a.name == name)
             } else {
                 if seen.is_empty() {

@@ -3,15 +3,14 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
+use crate::MANY;
 use crate::data::{Collection, Leaf, Pieces, Sink};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shortened};
 use crate::xml::place;
 use crate::yaml::plain;
 
 /// How deep collections may nest: an element is at most a mapping in a list.
 const MAX_NESTING: usize = 2 * crate::MAX_DEPTH + 8;
-/// From this number of keys on, duplicates are looked for by hash.
-const MANY_KEYS: usize = 16;
 
 /// Reads one document.
 pub(super) fn read(text: &str) -> Result<Pieces<'_>> {
@@ -67,7 +66,7 @@ impl<'a> Reader<'a> {
 
     pub(super) fn fail_at<T>(&self, at: usize, what: impl Into<String>) -> Result<T> {
         let (line, column) = place(self.text, at);
-        Err(Error::Yaml { line, column, what: what.into() })
+        Err(Error::Yaml { line, column, what: shortened(what.into()) })
     }
 
     /// What has not been read.
@@ -180,7 +179,7 @@ impl<'a> Reader<'a> {
     /// Adds a key, which began at `start`, if the mapping does not have it.
     pub(super) fn new_key(&mut self, key: Cow<'a, str>, start: usize, keys: &mut Keys<'a>) -> Result<()> {
         let there = &self.keys[keys.start..];
-        let is_twice = if there.len() < MANY_KEYS {
+        let is_twice = if there.len() < MANY {
             there.contains(&key)
         } else {
             let seen = keys.seen.get_or_insert_with(|| there.iter().cloned().collect());
