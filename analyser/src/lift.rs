@@ -45,7 +45,8 @@ pub enum Vocabulary {
     Spec,
 }
 
-/// Takes a domain apart.
+/// Takes a domain apart. Take what `virDomainGetXMLDesc` gives with `VIR_DOMAIN_XML_INACTIVE`, also of a transient domain:
+/// else the state of the running one (its id, its ptys) is in the result.
 ///
 /// # Errors
 /// [`Error::Value`] for what is no `<domain>`; [`Error::Shape`] for what libvirt takes for no domain either: two names or

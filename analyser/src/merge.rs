@@ -59,6 +59,9 @@ fn without_nulls(value: &Value<'_>) -> Value<'static> {
 fn at(base: &Value<'_>, over: &Value<'_>, path: &mut Vec<String>) -> Result<Value<'static>> {
     let (Value::Mapping(below), Value::Mapping(above)) = (base, over) else { return Ok(without_nulls(over)) };
     let is_devices = path.len() == 2 && path[1] == "devices";
+    if is_devices {
+        refuse_list_twice(above, path)?;
+    }
     let mut merged: Entries<'static> = Vec::with_capacity(below.len() + above.len());
     for (key, value) in below {
         let Some(over) = entry(above, key, is_devices) else {
@@ -88,6 +91,17 @@ fn at(base: &Value<'_>, over: &Value<'_>, path: &mut Vec<String>) -> Result<Valu
         merged.push((Cow::Owned(key.to_string()), added));
     }
     Ok(Value::Mapping(merged))
+}
+
+/// A list of devices must not stand there under both of its names: the order would be nobody's.
+fn refuse_list_twice(devices: &Entries<'_>, path: &[String]) -> Result<()> {
+    for (one, _) in devices {
+        let is_other = |(key, _): &&(Cow<'_, str>, Value<'_>)| key != one && is_same_key(one, key, true);
+        if let Some((other, _)) = devices.iter().find(is_other) {
+            return Err(Error::at(path.join("."), format!("'{other}' and '{one}' are one list: write it once")));
+        }
+    }
+    Ok(())
 }
 
 fn entry<'v, 'a>(entries: &'v Entries<'a>, key: &str, is_devices: bool) -> Option<&'v Value<'a>> {

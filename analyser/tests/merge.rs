@@ -232,6 +232,7 @@ fn what_typed_devices_are_and_are_connected_to_is_refused_with_its_path() {
 fn what_is_no_part_of_a_domain_is_refused_with_its_path() {
     for (yaml, error) in [
         ("[]", "domain: expected a mapping, found a list"),
+        ("{devices: {disk: {serial: x}, disks: []}}", "domain.devices: 'disk' and 'disks' are one list: write it once"),
         ("{devices: {sounds: [7]}}", "domain.devices.sounds[0]: expected a mapping, found a number"),
         ("{memory: {value: {}}}", "domain.memory.value: expected a scalar, found a mapping"),
         ("{os: {type: {'a b': 1}}}", "domain.os.type.a b: 'a b' is not a name of an attribute"),
@@ -241,6 +242,39 @@ fn what_is_no_part_of_a_domain_is_refused_with_its_path() {
     assert!(
         refused("{devices: {sounds: [{model: ac97}, null]}}").starts_with("domain.devices.sounds[1]: null removes")
     );
+}
+
+#[test]
+fn what_another_host_would_choose_is_said() {
+    let host = HostFacts {
+        accelerator: Accelerator::Tcg { tb_cache_mib: Some(32) },
+        arch: "x86_64".into(),
+        emulator: Some("/usr/bin/qemu".into()),
+    };
+    let made = lower(&input());
+    let lifted = lift_with(&Tree::new(made.clone()), Vocabulary::Spec, Some(&host)).unwrap();
+    assert_eq!(lifted.typed.host, host);
+    let said = &lifted.domain;
+    assert_eq!(said.get("type"), Some(&Value::String("kvm".into())));
+    assert_eq!(said.get("features").and_then(|f| f.get("tcg")), Some(&Value::Null));
+    assert_eq!(said.get("devices").and_then(|d| d.get("emulator")), Some(&Value::Null));
+    assert_eq!(sorted(&lifted.lower().unwrap()), sorted(&made));
+}
+
+#[test]
+fn what_a_spec_cannot_say_of_a_typed_device_is_in_domain() {
+    let mut odd = input();
+    odd.memory_bytes = 1024;
+    odd.nics[0].mac = "52:54:00:AA:BB:CC".into();
+    odd.nics[0].boot_order = Some(1);
+    odd.disks[0].serial = Some("S".into());
+    let made = lower(&odd);
+    let lifted = lift_with(&Tree::new(made.clone()), Vocabulary::Spec, None).unwrap();
+    let want = "{memory: {value: 1}, devices: {disks: [{alias: {name: ua-disk-root}, serial: S}], \
+        interfaces: [{alias: {name: ua-nic-lan}, mac: {address: '52:54:00:AA:BB:CC'}, boot: {order: 1}}]}, os: {boots: null}}";
+    assert_eq!(lifted.domain.to_json(), Value::from_yaml(want).unwrap().to_json());
+    assert_eq!(lifted.typed.nics[0].mac.as_deref(), Some("52:54:00:aa:bb:cc"));
+    assert_eq!(sorted(&lifted.lower().unwrap()), sorted(&made));
 }
 
 /// What a person writes comes back word for word, and the typed fields with it.
@@ -311,7 +345,7 @@ fn any_input() -> impl Strategy<Value = DomainInput> {
         Just(CpuModel::Maximum),
         any_text().prop_map(CpuModel::Named)
     ];
-    let hardware = (1u32..600, 0u32..8, 1u64..1 << 40, model, prop::option::of(any_text()));
+    let hardware = (1u32..600, 0u32..8, 1024u64..1 << 40, model, prop::option::of(any_text()));
     let stem = "[a-z0-9]([a-z0-9-]{0,10})?";
     let devices = (prop::collection::vec(any_disk(), 0..8), prop::collection::vec(any_nic(), 0..4));
     (accelerator, machine, hardware, devices, stem).prop_map(
@@ -339,6 +373,7 @@ fn restrict(input: DomainInput) -> DomainInput {
     let disk = |disk: DiskInput| DiskInput { device: DiskDevice::Disk, read_only: false, serial: None, ..disk };
     let nic = |(index, nic): (usize, NicInput)| NicInput {
         model: ["virtio", "e1000e"][index % 2].into(),
+        mac: nic.mac.to_ascii_lowercase(),
         boot_order: None,
         ..nic
     };

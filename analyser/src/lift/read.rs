@@ -270,7 +270,7 @@ impl Names {
 
     /// A device's name: that of our alias, else one made of its alias or of what else it is known by.
     fn name(&mut self, alias: Option<&str>, other: impl FnOnce() -> String) -> String {
-        let ours = alias.and_then(|alias| alias.strip_prefix(self.prefix)).filter(|name| !name.is_empty());
+        let ours = alias.and_then(|alias| alias.strip_prefix(self.prefix)).filter(|name| label(name) == *name);
         if let Some(name) = ours.filter(|name| self.given.insert((*name).to_owned())) {
             return name.to_owned();
         }

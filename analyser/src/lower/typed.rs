@@ -113,17 +113,28 @@ const MAX_CORES: u32 = 512;
 const MAX_DISKS: usize = 24;
 const MAX_NICS: usize = 8;
 const MAX_BOOT_ORDER: u32 = 64;
+const MEMORY_BYTES: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 50;
 /// What a model of a NIC can be there.
 const NIC_MODELS: [&str; 2] = ["virtio", "e1000e"];
+
+/// Whether a text is a MAC address that a spec can give a NIC.
+fn is_unicast_mac(text: &str) -> bool {
+    let bytes: Vec<&str> = text.split(':').collect();
+    let is_byte = |byte: &&str| byte.len() == 2 && byte.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let is_unicast = |byte: &&str| u8::from_str_radix(byte, 16).is_ok_and(|first| first & 1 == 0);
+    bytes.len() == 6 && bytes.iter().all(is_byte) && bytes.first().is_some_and(is_unicast)
+}
 
 impl Typed {
     /// Keeps what the fields of a VirtualMachine say, and sets the rest to what is made of a VM that says nothing else:
     /// no CPUs to plug in, the accelerator's CPU model, disks that are written to and have no serial, NICs of the two
-    /// models and without a boot order, and no more devices than the schema takes.
+    /// models and without a boot order, and no more devices than the schema takes. What is out of the schema's bounds is
+    /// left to `spec.domain`.
     pub(crate) fn restrict_to_spec(&mut self) {
         self.cpu.vcpus = self.cpu.vcpus.min(MAX_CORES);
         self.cpu.max_vcpus = self.cpu.vcpus;
         self.cpu.model = CpuModel::default_for(self.host.accelerator);
+        self.memory_bytes = self.memory_bytes.clamp(*MEMORY_BYTES.start(), *MEMORY_BYTES.end());
         self.disks.truncate(MAX_DISKS);
         for disk in &mut self.disks {
             disk.device = DiskDevice::Disk;
@@ -134,6 +145,7 @@ impl Typed {
         self.nics.truncate(MAX_NICS);
         for nic in &mut self.nics {
             nic.boot_order = None;
+            nic.mac = nic.mac.take().map(|mac| mac.to_ascii_lowercase()).filter(|mac| is_unicast_mac(mac));
             let is_known = nic.model.as_deref().is_some_and(|model| NIC_MODELS.contains(&model));
             if !is_known {
                 nic.model = Some(NIC_MODELS[0].to_owned());
