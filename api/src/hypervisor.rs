@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::common::{Accelerator, ImageKind, NetworkKind};
 use crate::quantity::Quantity;
+use crate::vm::DomainState;
 
 /// What an administrator says of a host.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -28,6 +29,7 @@ use crate::quantity::Quantity;
     printcolumn(name = "QEMU", type_ = "string", json_path = ".status.hypervisorVersion"),
     printcolumn(name = "VMs", type_ = "integer", json_path = ".status.domainCount"),
     printcolumn(name = "Orphans", type_ = "integer", json_path = ".status.orphanCount"),
+    printcolumn(name = "Foreign", type_ = "integer", json_path = ".status.foreignCount", priority = "1"),
     printcolumn(
         name = "Message",
         type_ = "string",
@@ -96,7 +98,7 @@ pub struct HypervisorStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub images: Vec<HostImage>,
-    /// Domains that bear this project's mark.
+    /// The host's domains: each that bears this project's mark, and the first 500 by UUID of those that do not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["uuid"]))]
     pub domains: Vec<HostDomain>,
@@ -106,6 +108,12 @@ pub struct HypervisorStatus {
     /// Number of them that have no VirtualMachine here. They are never touched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub orphan_count: Option<i32>,
+    /// Number of domains without this project's mark. They are never touched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub foreign_count: Option<i32>,
+    /// Number of domains that `domains` leaves out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlisted_count: Option<i32>,
     /// Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::common::conditions")]
@@ -220,15 +228,27 @@ pub struct HostImage {
     pub message: Option<String>,
 }
 
-/// A domain that bears this project's mark.
+/// A domain of the host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
 pub struct HostDomain {
     /// UUID of the domain.
     pub uuid: String,
     /// Name of the domain.
-    pub domain_name: String,
-    /// UID of the namespace kube-system of the cluster that made it.
+    pub name: String,
+    /// State, in libvirt's words.
+    pub state: DomainState,
+    /// The mark of this project in the domain's metadata. Without one, the domain is foreign: it is never changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<DomainMark>,
+    /// It has a mark, but no VirtualMachine with this UID is placed on this host. It is never touched.
+    #[serde(default, skip_serializing_if = "crate::common::is_default")]
+    pub orphan: bool,
+}
+
+/// What a domain's mark says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DomainMark {
+    /// UID of the namespace kube-system of the cluster that made the domain.
     #[serde(rename = "clusterID")]
     pub cluster_id: String,
     /// Namespace of its VirtualMachine.
@@ -239,9 +259,11 @@ pub struct HostDomain {
     pub uid: String,
     /// Epoch of the placement that it was made for.
     pub epoch: i64,
-    /// A QEMU process exists.
-    pub active: bool,
-    /// No VirtualMachine with this UID is placed on this host.
-    #[serde(default, skip_serializing_if = "crate::common::is_default")]
-    pub orphan: bool,
+}
+
+impl HostDomain {
+    /// The mark, if it is one of this VirtualMachine of this cluster.
+    pub fn mark_of(&self, cluster_id: &str, uid: &str) -> Option<&DomainMark> {
+        self.mark.as_ref().filter(|mark| mark.cluster_id == cluster_id && mark.uid == uid)
+    }
 }

@@ -161,8 +161,9 @@ fn unplaced_vms(world: &World, queue: &Queue<Key>, host: Option<&str>) {
 /// VMs that `host` tells of, and disks that lie there.
 fn of_host(world: &World, queue: &Queue<Key>, host: &str) {
     let hosts = world.hosts();
-    for domain in hosts.get(host).and_then(|host| host.status()).iter().flat_map(|status| &status.domains) {
-        queue.add(Key::Vm(domain.namespace.clone(), domain.name.clone()));
+    let domains = hosts.get(host).and_then(|host| host.status()).into_iter().flat_map(|status| &status.domains);
+    for mark in domains.filter_map(|domain| domain.mark.as_ref()) {
+        queue.add(Key::Vm(mark.namespace.clone(), mark.name.clone()));
     }
     for vm in world.vms.state() {
         if vm.status.as_ref().and_then(|status| status.node_name.as_deref()) == Some(host) {

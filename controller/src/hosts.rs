@@ -7,7 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use kubevmm_api::condition;
-use kubevmm_api::hypervisor::{HostDomain, HypervisorStatus};
+use kubevmm_api::hypervisor::{DomainMark, HostDomain, HypervisorStatus};
 use kubevmm_api::{Hypervisor, SYSTEM_NAMESPACE};
 use tokio::time::Instant;
 
@@ -250,13 +250,18 @@ impl Hosts {
     }
 
     /// Every domain with our mark that a host tells of.
-    pub fn domains(&self) -> impl Iterator<Item = (&str, &HostDomain)> {
-        self.told(|status| &status.domains)
+    pub fn marked_domains(&self) -> impl Iterator<Item = (&str, &HostDomain, &DomainMark)> {
+        let domains = self.told(|status| &status.domains);
+        domains.filter_map(|(host, domain)| Some((host, domain, domain.mark.as_ref()?)))
     }
 
     /// The domains of the VM `uid` of this cluster.
-    pub fn holding<'a>(&'a self, cluster_id: &'a str, uid: &'a str) -> impl Iterator<Item = (&'a str, &'a HostDomain)> {
-        self.domains().filter(move |(_, domain)| domain.cluster_id == cluster_id && domain.uid == uid)
+    pub fn holding<'a>(
+        &'a self,
+        cluster_id: &'a str,
+        uid: &'a str,
+    ) -> impl Iterator<Item = (&'a str, &'a HostDomain, &'a DomainMark)> {
+        self.marked_domains().filter(move |(_, domain, _)| domain.mark_of(cluster_id, uid).is_some())
     }
 }
 

@@ -57,7 +57,7 @@ fn a_backup_from_before_a_move_starts_nothing_twice(space: &Space) -> Result<()>
 fn orphan(cluster: &Cluster, node: &str, domain: &str) -> Result<Json> {
     let hypervisor = cluster.api.get(api::HYPERVISOR, "", node)?.context("no Hypervisor")?;
     let domains = hypervisor["status"]["domains"].as_array().cloned().unwrap_or_default();
-    domains.into_iter().find(|entry| entry["domainName"] == domain).context("the domain is not listed")
+    domains.into_iter().find(|entry| entry["name"] == domain).context("the domain is not listed")
 }
 
 fn a_wiped_store_destroys_nothing(space: &Space) -> Result<()> {

@@ -67,6 +67,9 @@ pub(crate) enum Command {
     List(ListArgs),
     /// Show all that is known of virtual machines, and why they are not ready
     Describe(DescribeArgs),
+    /// List the libvirt domains of the hosts: ours, orphans and foreign ones
+    #[command(after_help = DOMAINS_HELP)]
+    Domains(DomainsArgs),
     /// Create a virtual machine from an image, wait until it runs, and say how to reach it
     #[command(after_help = RUN_EXAMPLES)]
     Run(Box<RunArgs>),
@@ -78,6 +81,16 @@ pub(crate) enum Command {
         shell: clap_complete::Shell,
     },
 }
+
+const DOMAINS_HELP: &str = "\
+What a domain is:
+  Managed   it has this project's mark and is the domain of the VirtualMachine that is shown
+  Orphan    it has the mark, but no VirtualMachine is placed there: it is never touched
+  Foreign   it has no mark: it is never touched
+
+Examples:
+  virtctl domains
+  virtctl domains --node host-1 -o json";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -137,6 +150,19 @@ pub(crate) struct ListArgs {
     /// Output format
     #[arg(short, long, value_name = "FORMAT")]
     pub(crate) output: Option<ListFormat>,
+    /// Leave out the line of headers
+    #[arg(long)]
+    pub(crate) no_headers: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DomainsArgs {
+    /// Of this node only
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: Option<String>,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT")]
+    pub(crate) output: Option<DataFormat>,
     /// Leave out the line of headers
     #[arg(long)]
     pub(crate) no_headers: bool,

@@ -1,13 +1,14 @@
 //! `virtctl`, which is also `kubectl virt`: the command line for virtual machines.
 //!
 //! Pure modules decide what is written ([`power`], [`manifest`]), how far a VM is ([`goal`]) and what is printed
-//! ([`list`], [`describe`], [`reach`]); [`commands`] reads, writes and prints; [`cluster`] and [`wait`] talk to the API
+//! ([`list`], [`describe`], [`domains`], [`reach`]); [`commands`] reads, writes and prints; [`cluster`] and [`wait`] talk to the API
 //! server.
 
 mod cli;
 mod cluster;
 mod commands;
 mod describe;
+mod domains;
 mod duration;
 mod error;
 mod goal;
@@ -75,6 +76,7 @@ async fn run(cli: &Cli) -> Result<(), Error> {
         Command::Stop(args) => commands::power::run(&cluster().await?, Verb::Stop, &args.power, args.force).await,
         Command::Restart(args) => commands::power::run(&cluster().await?, Verb::Restart, &args.power, args.force).await,
         Command::List(args) => commands::list::run(&cluster().await?, args).await,
+        Command::Domains(args) => commands::domains::run(&cluster().await?, args).await,
         Command::Describe(args) => commands::describe::run(&cluster().await?, args).await,
         Command::Run(args) => commands::run::run(&cli.target, args).await,
         Command::Version(args) => commands::version::run(&cli.target, args).await,

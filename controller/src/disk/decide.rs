@@ -95,7 +95,7 @@ fn is_free(view: &View<'_>) -> bool {
         // A VM that is being deleted gives its disks back itself, when its host has released it. One that is off keeps
         // its domain defined: the executor defines it anew, without the disk, before it starts it.
         Some(vm) => {
-            let runs = left.any(|(_, domain)| domain.active);
+            let runs = left.any(|(_, domain, _)| domain.state.is_active());
             !is_deleting(vm) && !names(vm, name(view.disk)) && is_off(vm) && !runs
         }
     }
@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(run(&disk, Some(other), &Hosts::default()), freed(&disk), "a namesake is another VM");
         let left = hosts(&[(
             "a",
-            "domains: [{uuid: u, domainName: shop.web, clusterID: cluster, namespace: shop, name: web, uid: u, epoch: 1, active: true}]",
+            "domains: [{uuid: u, name: shop.web, state: Running, mark: {clusterID: cluster, namespace: shop, name: web, uid: u, epoch: 1}}]",
         )]);
         assert_eq!(run(&disk, None, &left), []);
     }
@@ -180,18 +180,18 @@ mod tests {
     #[test]
     fn a_domain_that_is_only_defined_does_not_keep_a_disk_that_its_vm_names_no_longer() {
         let disk = disk("", HELD);
-        let with = |active: bool| {
+        let with = |state: &str| {
             hosts(&[(
                 "a",
                 &format!(
-                    "domains: [{{uuid: u, domainName: shop.web, clusterID: cluster, namespace: shop, name: web, \
-                     uid: u, epoch: 1, active: {active}}}]"
+                    "domains: [{{uuid: u, name: shop.web, state: {state}, mark: {{clusterID: cluster, \
+                     namespace: shop, name: web, uid: u, epoch: 1}}}}]"
                 ),
             )])
         };
-        assert_eq!(run(&disk, Some(vm("", "", "")), &with(false)), freed(&disk));
-        assert_eq!(run(&disk, Some(vm("", "", "")), &with(true)), [], "the host knows better than the status");
-        assert_eq!(run(&disk, None, &with(false)), [], "without its VM nobody defines it anew");
+        assert_eq!(run(&disk, Some(vm("", "", "")), &with("Shutoff")), freed(&disk));
+        assert_eq!(run(&disk, Some(vm("", "", "")), &with("Running")), [], "the host knows better than the status");
+        assert_eq!(run(&disk, None, &with("Shutoff")), [], "without its VM nobody defines it anew");
     }
 
     #[test]

@@ -186,11 +186,11 @@ fn held_elsewhere(view: &View, status: &VirtualMachineStatus) -> Option<Refusal>
     }
     let elsewhere = |node: &str| Some(node) != status.node_name.as_deref() && view.hosts.is_live(node);
     let mut held = view.hosts.holding(&view.cluster_id, view.uid());
-    if let Some((host, domain)) = held.find(|(host, _)| elsewhere(host)) {
+    if let Some((host, domain, _)) = held.find(|(host, ..)| elsewhere(host)) {
         let message = format!(
             "the VM is deleted once the host {host} does not have its domain {} any more, which nobody there stops: \
              save what is needed of it, then remove it there: virsh destroy {1}; virsh undefine {1}",
-            domain.domain_name, domain.uuid
+            domain.name, domain.uuid
         );
         return Some(("HeldElsewhere", message));
     }

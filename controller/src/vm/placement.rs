@@ -73,7 +73,7 @@ pub fn decide(view: &View, disks: &Disks) -> Placing {
 pub fn held_with_higher_epoch(view: &View) -> Option<(&str, i64)> {
     let known = view.vm.status.as_ref().and_then(|status| status.placement.as_ref()).map_or(0, |p| p.epoch);
     let held = view.hosts.holding(&view.cluster_id, view.uid());
-    held.map(|(node, domain)| (node, domain.epoch)).filter(|(_, epoch)| *epoch > known).max_by_key(|(_, epoch)| *epoch)
+    held.map(|(node, _, mark)| (node, mark.epoch)).filter(|(_, epoch)| *epoch > known).max_by_key(|(_, epoch)| *epoch)
 }
 
 /// The last host has stopped and undefined the domain on request.
@@ -305,23 +305,22 @@ fn check_reports(view: &View, node: Option<&str>) -> Result<(), Refusal> {
 }
 
 fn check_domains(view: &View, node: Option<&str>) -> Result<(), Refusal> {
-    for (host, domain) in view.hosts.domains() {
-        if domain.namespace != view.namespace() || domain.name != view.name() {
+    for (host, domain, mark) in view.hosts.marked_domains() {
+        if mark.namespace != view.namespace() || mark.name != view.name() {
             continue;
         }
-        let ours = domain.uid == view.uid() && domain.cluster_id == view.cluster_id;
-        if !ours {
+        if domain.mark_of(&view.cluster_id, view.uid()).is_none() {
             return Err((
                 "OrphanFound",
                 format!(
                     "the host {host} has the domain {} of an earlier VirtualMachine of this name (uid {}): save what \
                      is needed of it, then remove it there: virsh destroy {2}; virsh undefine {2}",
-                    domain.domain_name, domain.uid, domain.uuid
+                    domain.name, mark.uid, domain.uuid
                 ),
             ));
         }
         if node.is_some_and(|node| node != host) {
-            return Err(("HeldElsewhere", format!("the host {host} still has the domain, at epoch {}", domain.epoch)));
+            return Err(("HeldElsewhere", format!("the host {host} still has the domain, at epoch {}", mark.epoch)));
         }
     }
     Ok(())

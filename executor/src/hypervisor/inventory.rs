@@ -9,7 +9,7 @@ use kube::api::Api;
 use kubevmm_analyser::mark::{MARK_NAMESPACE, Mark};
 use kubevmm_api::VirtualMachine;
 use kubevmm_api::condition::{self, Wanted};
-use kubevmm_api::hypervisor::HostDomain;
+use kubevmm_api::hypervisor::{DomainMark, HostDomain};
 use tokio::sync::broadcast::error::RecvError;
 use uuid::Uuid;
 
@@ -122,13 +122,10 @@ impl Inventory {
 
     async fn look_at(&mut self, uuid: Uuid) -> Result<(), Error> {
         let connection = self.context.libvirt.connection()?;
-        let entry = match connection.lookup_domain(uuid).await? {
-            Some(domain) => entry(&domain).await?,
-            None => None,
-        };
-        match entry {
-            Some(entry) => {
-                let orphan = self.domains.get(&uuid).is_some_and(|before| before.uid == entry.uid && before.orphan);
+        match connection.lookup_domain(uuid).await? {
+            Some(domain) => {
+                let entry = entry(&domain).await?;
+                let orphan = self.domains.get(&uuid).is_some_and(|before| before.mark == entry.mark && before.orphan);
                 self.domains.insert(uuid, HostDomain { orphan, ..entry });
             }
             None => drop(self.domains.remove(&uuid)),
@@ -139,27 +136,28 @@ impl Inventory {
     /// Marks the domains without a VM here. An orphan stays one until its VM is in the watch of this node's.
     async fn find_orphans(&mut self) -> Result<(), Error> {
         for domain in self.domains.values_mut() {
-            let watched = self.context.store.vms.get(&domain.namespace, &domain.name);
-            if domain.cluster_id == *self.context.cluster && watched.is_some_and(|vm| is_uid(&vm, &domain.uid)) {
+            let Some(mark) = &domain.mark else { continue };
+            let watched = self.context.store.vms.get(&mark.namespace, &mark.name);
+            if mark.cluster_id == *self.context.cluster && watched.is_some_and(|vm| is_uid(&vm, &mark.uid)) {
                 domain.orphan = false;
             } else if !domain.orphan {
-                domain.orphan = !is_placed_here(&self.context, domain).await?;
+                domain.orphan = !is_placed_here(&self.context, mark).await?;
             }
         }
         Ok(())
     }
 }
 
-/// Whether the VM of a domain is placed on this host; asked of the API server itself, for the watch may be behind.
-async fn is_placed_here(context: &Context, domain: &HostDomain) -> Result<bool, Error> {
-    if domain.cluster_id != *context.cluster {
+/// Whether the VM of a mark is placed on this host; asked of the API server itself, for the watch may be behind.
+async fn is_placed_here(context: &Context, mark: &DomainMark) -> Result<bool, Error> {
+    if mark.cluster_id != *context.cluster {
         return Ok(false);
     }
-    let api = Api::<VirtualMachine>::namespaced(context.client.clone(), &domain.namespace);
-    let vm = limited(API_TIMEOUT, api.get_opt(&domain.name)).await?;
+    let api = Api::<VirtualMachine>::namespaced(context.client.clone(), &mark.namespace);
+    let vm = limited(API_TIMEOUT, api.get_opt(&mark.name)).await?;
     Ok(vm.is_some_and(|vm| {
         let node = vm.status.as_ref().and_then(|status| status.node_name.as_deref());
-        is_uid(&vm, &domain.uid) && node == Some(&*context.node)
+        is_uid(&vm, &mark.uid) && node == Some(&*context.node)
     }))
 }
 
@@ -168,15 +166,15 @@ fn is_uid(vm: &VirtualMachine, uid: &str) -> bool {
 }
 
 fn changes_inventory(kind: Lifecycle) -> bool {
-    matches!(kind, Lifecycle::Defined(_) | Lifecycle::Undefined(_) | Lifecycle::Started(_) | Lifecycle::Stopped(_))
+    // What follows a Shutdown is a Stopped.
+    !matches!(kind, Lifecycle::Shutdown(_))
 }
 
 async fn read_domains(connection: &Connection) -> Result<BTreeMap<Uuid, HostDomain>, Error> {
     let mut domains = BTreeMap::new();
     for domain in connection.list_domains(DomainFilter::All).await? {
         match entry(&domain).await {
-            Ok(Some(entry)) => drop(domains.insert(domain.uuid(), entry)),
-            Ok(None) => {}
+            Ok(entry) => drop(domains.insert(domain.uuid(), entry)),
             // It went while the list was read; its event says so too.
             Err(Error::Libvirt(error)) if error.is_not_found() => {}
             Err(error) => return Err(error),
@@ -185,27 +183,32 @@ async fn read_domains(connection: &Connection) -> Result<BTreeMap<Uuid, HostDoma
     Ok(domains)
 }
 
-/// The entry of a domain with a mark of this project; `None` for one without.
-async fn entry(domain: &Domain) -> Result<Option<HostDomain>, Error> {
+async fn entry(domain: &Domain) -> Result<HostDomain, Error> {
+    Ok(HostDomain {
+        uuid: domain.uuid().to_string(),
+        name: domain.name().to_owned(),
+        state: domain.state().await?.into(),
+        mark: mark(domain).await?,
+        orphan: false,
+    })
+}
+
+/// The mark of this project; one that cannot be read is somebody else's.
+async fn mark(domain: &Domain) -> Result<Option<DomainMark>, Error> {
     let Some(element) = domain.metadata(MARK_NAMESPACE, Impact::Current).await? else { return Ok(None) };
-    let mark = match Mark::from_metadata(&element) {
-        Ok(mark) => mark,
+    match Mark::from_metadata(&element) {
+        Ok(mark) => Ok(Some(DomainMark {
+            cluster_id: mark.cluster,
+            namespace: mark.namespace,
+            name: mark.name,
+            uid: mark.uid,
+            epoch: mark.epoch,
+        })),
         Err(error) => {
             tracing::warn!(domain = domain.name(), %error, "the mark of a domain cannot be read: it is left alone");
-            return Ok(None);
+            Ok(None)
         }
-    };
-    Ok(Some(HostDomain {
-        uuid: domain.uuid().to_string(),
-        domain_name: domain.name().to_owned(),
-        cluster_id: mark.cluster,
-        namespace: mark.namespace,
-        name: mark.name,
-        uid: mark.uid,
-        epoch: mark.epoch,
-        active: domain.is_active().await?,
-        orphan: false,
-    }))
+    }
 }
 
 async fn read_facts(connection: &Connection) -> Result<HostFacts, Error> {

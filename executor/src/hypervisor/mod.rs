@@ -77,7 +77,7 @@ impl HostReport {
         self.set(|pieces| pieces.images = Some(images));
     }
 
-    /// The domains that bear a mark of ours, as they were read in `session`.
+    /// The domains, all of them, as they were read in `session`.
     pub fn domains(&self, session: String, domains: Vec<HostDomain>) {
         self.set(|pieces| pieces.domains = Some((session, domains)));
     }

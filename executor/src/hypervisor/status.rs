@@ -8,6 +8,9 @@ use kubevmm_api::{HypervisorStatus, Quantity};
 
 use crate::kvm::KvmProbe;
 
+/// Domains without a mark that are listed; about 150 bytes each.
+const MOST_FOREIGN: usize = 500;
+
 /// What the parts of the executor have found since its start.
 #[derive(Default)]
 pub struct Pieces {
@@ -74,15 +77,34 @@ pub(super) fn merged(
             sorted(images, |i| (i.kind, i.namespace.clone(), i.name.clone(), i.uid.clone(), i.pool_name.clone()));
     }
     if let Some((session, domains)) = &pieces.domains {
+        let count = |which: fn(&HostDomain) -> bool| domains.iter().filter(|domain| which(domain)).count();
+        let foreign = count(|domain| domain.mark.is_none());
         status.session = Some(session.clone());
-        status.domains = sorted(domains, |domain| domain.uuid.clone());
-        status.domain_count = i32::try_from(domains.len()).ok();
-        status.orphan_count = i32::try_from(domains.iter().filter(|domain| domain.orphan).count()).ok();
+        status.domains = listed(domains);
+        status.domain_count = written(domains.len() - foreign);
+        status.orphan_count = written(count(|domain| domain.orphan));
+        status.foreign_count = written(foreign);
+        status.unlisted_count = written(domains.len() - status.domains.len()).filter(|count| *count > 0);
     }
     if let Some(ready) = &pieces.ready {
         status.conditions = vec![ready.over(&before.conditions, generation, now)];
     }
     status
+}
+
+/// Each domain with a mark, for decisions depend on them, and of the others as many as an object should hold.
+fn listed(domains: &[HostDomain]) -> Vec<HostDomain> {
+    let mut foreign = 0;
+    let mut listed = sorted(domains, |domain| domain.uuid.clone());
+    listed.retain(|domain| {
+        foreign += usize::from(domain.mark.is_none());
+        domain.mark.is_some() || foreign <= MOST_FOREIGN
+    });
+    listed
+}
+
+fn written(count: usize) -> Option<i32> {
+    i32::try_from(count).ok()
 }
 
 fn sorted<T: Clone, K: Ord>(list: &[T], key: impl Fn(&T) -> K) -> Vec<T> {
@@ -108,19 +130,23 @@ mod tests {
     use super::*;
     use k8s_openapi::jiff::Timestamp;
     use kubevmm_api::condition;
+    use kubevmm_api::hypervisor::DomainMark;
+    use kubevmm_api::vm::DomainState;
 
     fn domain(uuid: &str, orphan: bool) -> HostDomain {
-        HostDomain {
-            uuid: uuid.into(),
-            domain_name: "shop.web".into(),
+        let mark = DomainMark {
             cluster_id: "c".into(),
             namespace: "shop".into(),
             name: "web".into(),
             uid: "u".into(),
             epoch: 1,
-            active: true,
-            orphan,
-        }
+        };
+        HostDomain { mark: Some(mark), orphan, ..foreign(uuid) }
+    }
+
+    fn foreign(uuid: &str) -> HostDomain {
+        let name = "shop.web".into();
+        HostDomain { uuid: uuid.into(), name, state: DomainState::Running, mark: None, orphan: false }
     }
 
     fn at(second: i64) -> Time {
@@ -148,6 +174,19 @@ mod tests {
         assert_eq!(after.session.as_deref(), Some("new"));
         assert_eq!((after.domain_count, after.orphan_count), (Some(2), Some(1)));
         assert_eq!(after.domains[0].uuid, "a");
+        assert_eq!((after.foreign_count, after.unlisted_count), (Some(0), None));
+    }
+
+    #[test]
+    fn many_foreign_domains_are_counted_and_leave_none_of_ours_out() {
+        let mut domains: Vec<_> = (0..1000).map(|n| foreign(&format!("{n:04}"))).collect();
+        domains.push(domain("ours", false));
+        let pieces = Pieces { domains: Some(("s".into(), domains)), ..Default::default() };
+        let after = merged(&HypervisorStatus::default(), &pieces, Some(1), &at(1));
+        assert_eq!((after.domain_count, after.foreign_count), (Some(1), Some(1000)));
+        assert_eq!((after.domains.len(), after.unlisted_count), (501, Some(500)));
+        assert_eq!(after.domains.last().map(|domain| domain.uuid.as_str()), Some("ours"));
+        assert!(serde_json::to_string(&after).unwrap().len() < 100_000, "an object of the API stays small");
     }
 
     #[test]

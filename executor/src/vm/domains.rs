@@ -141,7 +141,7 @@ async fn look(connection: &Connection, identity: &Identity) -> Result<Seen> {
     let mark = domain.metadata(MARK_NAMESPACE, Impact::Current).await?;
     match mark.as_deref().map(Mark::from_metadata) {
         Some(Ok(mark)) if mark.cluster == identity.cluster && mark.uid == identity.uid => {
-            let state = state(domain.state().await?);
+            let state = domain.state().await?.into();
             Ok(Seen::Ours(Found { epoch: mark.epoch, generation: mark.generation, state }))
         }
         Some(Ok(mark)) => Ok(Seen::Foreign(format!(
@@ -164,16 +164,18 @@ async fn look(connection: &Connection, identity: &Identity) -> Result<Seen> {
 }
 
 /// libvirt's state in the words of the API.
-fn state(state: libvirt::DomainState) -> DomainState {
-    match state {
-        libvirt::DomainState::Running(_) | libvirt::DomainState::Blocked => DomainState::Running,
-        libvirt::DomainState::Paused(_) => DomainState::Paused,
-        libvirt::DomainState::ShuttingDown => DomainState::ShuttingDown,
-        libvirt::DomainState::PmSuspended => DomainState::Suspended,
-        libvirt::DomainState::Crashed(_) => DomainState::Crashed,
-        libvirt::DomainState::Shutoff(_) | libvirt::DomainState::NoState => DomainState::Shutoff,
-        // A state that only a newer libvirt knows: nothing may be started over it.
-        libvirt::DomainState::Other(_) => DomainState::Paused,
+impl From<libvirt::DomainState> for DomainState {
+    fn from(state: libvirt::DomainState) -> Self {
+        match state {
+            libvirt::DomainState::Running(_) | libvirt::DomainState::Blocked => Self::Running,
+            libvirt::DomainState::Paused(_) => Self::Paused,
+            libvirt::DomainState::ShuttingDown => Self::ShuttingDown,
+            libvirt::DomainState::PmSuspended => Self::Suspended,
+            libvirt::DomainState::Crashed(_) => Self::Crashed,
+            libvirt::DomainState::Shutoff(_) | libvirt::DomainState::NoState => Self::Shutoff,
+            // A state that only a newer libvirt knows: nothing may be started over it.
+            libvirt::DomainState::Other(_) => Self::Paused,
+        }
     }
 }
 
@@ -213,7 +215,7 @@ mod tests {
 
     #[test]
     fn an_unknown_state_is_not_off() {
-        assert!(state(libvirt::DomainState::Other(99)).is_active());
-        assert!(!state(libvirt::DomainState::NoState).is_active());
+        assert!(DomainState::from(libvirt::DomainState::Other(99)).is_active());
+        assert!(!DomainState::from(libvirt::DomainState::NoState).is_active());
     }
 }

@@ -1,6 +1,7 @@
 //! The commands: what is read, decided by the pure modules, written and printed.
 
 pub(crate) mod describe;
+pub(crate) mod domains;
 pub(crate) mod list;
 pub(crate) mod power;
 pub(crate) mod run;

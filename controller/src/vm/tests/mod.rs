@@ -179,7 +179,7 @@ const ACTIVE: &str = "domain: {name: shop.web, uuid: u, epoch: 1, state: Running
 
 fn domain(uid: &str, cluster: &str, epoch: i64) -> String {
     format!(
-        "{POOL}, domains: [{{uuid: {uid}, domainName: shop.web, clusterID: {cluster}, namespace: shop, name: web, \
-         uid: {uid}, epoch: {epoch}, active: true}}]"
+        "{POOL}, domains: [{{uuid: {uid}, name: shop.web, state: Running, mark: {{clusterID: {cluster}, \
+         namespace: shop, name: web, uid: {uid}, epoch: {epoch}}}}}]"
     )
 }
