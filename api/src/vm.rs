@@ -44,8 +44,20 @@ use crate::quantity::Quantity;
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
     {
-        "rule": "has(self.className) || (has(self.memory) && has(self.memory.size))",
+        "rule": "self.?management.orValue('Manage') == 'Observe' || has(self.className) || (has(self.memory) && has(self.memory.size))",
         "message": "spec.memory.size is required when no spec.className gives it",
+    },
+    {
+        "rule": "(self.?management.orValue('Manage') == 'Observe') == has(self.existingDomain)",
+        "message": "spec.management Observe and spec.existingDomain come together: an observed VM is a domain that a host has already",
+    },
+    {
+        "rule": "self.?management.orValue('Manage') == oldSelf.?management.orValue('Manage')",
+        "message": "spec.management is immutable: create another VirtualMachine",
+    },
+    {
+        "rule": "self.?management.orValue('Manage') != 'Observe' || !has(self.powerRequest)",
+        "message": "spec.powerRequest is not accepted while spec.management is Observe: an observed domain is never changed",
     },
     {
         "rule": "!has(self.powerRequest) || (oldSelf.hasValue() && has(oldSelf.value().powerRequest) && oldSelf.value().powerRequest.id == self.powerRequest.id) || self.runStrategy != 'Halted'",
@@ -108,6 +120,17 @@ pub struct VirtualMachineSpec {
     /// status.lastPowerRequest. `virtctl start|stop|restart` write it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power_request: Option<PowerRequest>,
+    /// Manage (default): the domain is made and driven from this spec. Observe: a domain that a host has already is
+    /// watched and never changed; nothing of this spec but existingDomain counts. Immutable.
+    #[serde(default, skip_serializing_if = "crate::common::is_default")]
+    pub management: Management,
+    /// The domain that is observed. `virtctl domains` lists what the hosts have. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = [{
+        "rule": "self == oldSelf",
+        "message": "existingDomain is immutable: create another VirtualMachine for another domain",
+    }]))]
+    pub existing_domain: Option<ExistingDomain>,
 }
 
 /// What the API server makes of an empty spec.
@@ -126,7 +149,16 @@ impl Default for VirtualMachineSpec {
             placement: None,
             termination_grace_period_seconds: DEFAULT_GRACE_SECONDS,
             power_request: None,
+            management: Management::default(),
+            existing_domain: None,
         }
+    }
+}
+
+impl VirtualMachineSpec {
+    /// The domain that is watched and never changed, if the VM is one.
+    pub fn observed(&self) -> Option<&ExistingDomain> {
+        self.existing_domain.as_ref().filter(|_| self.management == Management::Observe)
     }
 }
 
@@ -151,6 +183,28 @@ pub enum RunStrategy {
     Manual,
     /// Off.
     Halted,
+}
+
+/// Who decides about a domain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Management {
+    /// The spec does.
+    #[default]
+    Manage,
+    /// Somebody else does: it is only watched.
+    Observe,
+}
+
+/// A domain that a host has already.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ExistingDomain {
+    /// Node on whose host the domain is.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub node_name: String,
+    /// libvirt's UUID of the domain.
+    #[schemars(length(max = 36), regex(pattern = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"))]
+    pub uuid: String,
 }
 
 /// Virtual CPUs.
@@ -348,7 +402,7 @@ pub struct VirtualMachineStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// The state in one word, for people: Pending, Scheduling, Provisioning, Starting, Running, Paused, Stopping,
-    /// Stopped, Terminating, Unknown. Programs read the conditions.
+    /// Stopped, Terminating, Missing, Unknown. Programs read the conditions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub printable_status: Option<String>,
     /// Node on whose host the VM is defined; its executor drives it.
@@ -447,11 +501,11 @@ impl DomainState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DomainStatus {
-    /// Name of the domain: `<namespace>.<name>`.
+    /// Name of the domain: `<namespace>.<name>`, or what an observed one is called.
     pub name: String,
     /// UUID of the domain.
     pub uuid: String,
-    /// Epoch that is written in the domain's metadata.
+    /// Epoch that is written in the domain's metadata; 0 of an observed one.
     pub epoch: i64,
     /// State, in libvirt's words.
     pub state: DomainState,
@@ -467,7 +521,7 @@ pub struct DomainStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct InterfaceStatus {
-    /// Name of the interface in spec.networks.
+    /// Name of the interface in spec.networks; of an observed VM, libvirt's alias or `net` and its number.
     pub name: String,
     /// MAC address.
     pub mac_address: String,
@@ -494,12 +548,17 @@ pub enum AddressSource {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DiskStatus {
-    /// Name of the disk in spec.disks.
+    /// Name of the disk in spec.disks; of an observed VM, its target.
     pub name: String,
-    /// Name of its VirtualMachineDisk.
-    pub disk_name: String,
+    /// Name of its VirtualMachineDisk. An observed VM has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_name: Option<String>,
     /// Device that libvirt calls it by, for example vda.
     pub target: String,
+    /// Where the bytes of an observed VM's disk lie: a path of the host, `pool/volume`, or the kind of a source that is
+    /// neither. Nothing for an empty drive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }
 
 /// Why a domain stopped.

@@ -138,13 +138,13 @@ fn leaving_kinds(world: &World, queue: &Queue<Key>) {
 /// The VM waits for nothing that a report of some host could bring.
 fn is_settled(vm: &VirtualMachine) -> bool {
     // The deletion may wait for any host's word that it does not have the domain.
-    !is_deleting(vm)
-        && vm.status.as_ref().is_some_and(|status| {
-            status.placement.as_ref().is_some_and(|placement| placement.confirmed.is_some())
-                && [condition::SCHEDULED, condition::DISKS_READY]
-                    .iter()
-                    .all(|kind| condition::is_true(&status.conditions, kind))
-        })
+    let Some(status) = vm.status.as_ref().filter(|_| !is_deleting(vm)) else { return false };
+    let holds = |kind| condition::is_true(&status.conditions, kind);
+    if vm.spec.observed().is_some() {
+        return holds(condition::SCHEDULED);
+    }
+    let confirmed = status.placement.as_ref().is_some_and(|placement| placement.confirmed.is_some());
+    confirmed && holds(condition::SCHEDULED) && holds(condition::DISKS_READY)
 }
 
 /// VMs that wait for something, and those on `host`.

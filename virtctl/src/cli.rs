@@ -67,9 +67,12 @@ pub(crate) enum Command {
     List(ListArgs),
     /// Show all that is known of virtual machines, and why they are not ready
     Describe(DescribeArgs),
-    /// List the libvirt domains of the hosts: ours, orphans and foreign ones
+    /// List the libvirt domains of the hosts: ours, observed ones, orphans and foreign ones
     #[command(after_help = DOMAINS_HELP)]
     Domains(DomainsArgs),
+    /// Show domains that a host has already as virtual machines: watched, and never changed
+    #[command(after_help = IMPORT_HELP)]
+    Import(ImportArgs),
     /// Create a virtual machine from an image, wait until it runs, and say how to reach it
     #[command(after_help = RUN_EXAMPLES)]
     Run(Box<RunArgs>),
@@ -85,12 +88,24 @@ pub(crate) enum Command {
 const DOMAINS_HELP: &str = "\
 What a domain is:
   Managed   it has this project's mark and is the domain of the VirtualMachine that is shown
+  Observed  it has no mark, and the VirtualMachine that is shown watches it: it is never touched
   Orphan    it has the mark, but no VirtualMachine is placed there: it is never touched
   Foreign   it has no mark: it is never touched
 
 Examples:
   virtctl domains
   virtctl domains --node host-1 -o json";
+
+const IMPORT_HELP: &str = "\
+Each domain becomes a VirtualMachine with spec.management Observe: its state, addresses and disks are shown, and
+nothing on the host is changed, neither now nor when the VirtualMachine is deleted. What is imported already is left
+as it is, so that the command can be run again. It takes the right to `import` of the Hypervisor (ClusterRole
+kubevmm-import).
+
+Examples:
+  virtctl import --node host-1 win10 \"Mail Server\" -n shop
+  virtctl import --node host-1 --all -n legacy
+  virtctl import --node host-1 --all --dry-run=client -o yaml";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -166,6 +181,25 @@ pub(crate) struct DomainsArgs {
     /// Leave out the line of headers
     #[arg(long)]
     pub(crate) no_headers: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// Node on whose host the domains are
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: String,
+    /// Names or UUIDs of domains
+    #[arg(value_name = "DOMAIN", required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) domains: Vec<String>,
+    /// Every foreign domain of the host
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Create nothing: client prints what would be created; server has the API server check it as well
+    #[arg(long, value_name = "WHERE", num_args = 0..=1, require_equals = true, default_value = "none", default_missing_value = "client")]
+    pub(crate) dry_run: DryRun,
+    /// Print the objects instead of what happened
+    #[arg(short, long, value_name = "FORMAT")]
+    pub(crate) output: Option<ObjectFormat>,
 }
 
 #[derive(Debug, Args)]
@@ -319,6 +353,9 @@ mod tests {
             "stop web --timeout soon",
             "start web --force",
             "list -o xml",
+            "import --node h1",
+            "import --all",
+            "import --node h1 --all win10",
         ] {
             assert_eq!(parse(line).map(|_| ()).map_err(|error| error.exit_code()), Err(2), "{line}");
         }
@@ -334,6 +371,8 @@ mod tests {
             "run web --image x --dry-run -o yaml",
             "run web --image x --dry-run=server --wait=false",
             "completion bash",
+            "domains --node h1 -o json",
+            "import --node h1 win10 -n shop --dry-run -o yaml",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }

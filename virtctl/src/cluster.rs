@@ -155,6 +155,16 @@ impl Cluster {
         Ok(list.items.into_iter().map(|vm| Ok(typed_list_item(vm))).collect())
     }
 
+    /// Every VM that the caller may see: of all namespaces, or else of the one of the context.
+    pub(crate) async fn known_vms(&self) -> Result<Vec<VirtualMachine>, Error> {
+        let params = ListParams::default();
+        let vms = match self.all::<VirtualMachine>().list(&params).await {
+            Err(kube::Error::Api(status)) if status.code == 403 => self.api(&self.namespace).list(&params).await,
+            listed => listed,
+        };
+        vms.map(|vms| vms.items).map_err(|error| self.failure(error))
+    }
+
     /// Writes a JSON merge patch.
     pub(crate) async fn patch_vm(
         &self,

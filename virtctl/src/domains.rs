@@ -1,26 +1,27 @@
 //! The table of `domains`: what each host's executor tells of its libvirt. Pure.
 
 use kube::ResourceExt as _;
-use kubevmm_api::Hypervisor;
 use kubevmm_api::condition::{self, READY};
 use kubevmm_api::hypervisor::HostDomain;
+use kubevmm_api::{Hypervisor, VirtualMachine};
 use serde::Serialize;
 
 use crate::hardware::word;
-use crate::table::{NONE, render};
+use crate::import::observer;
+use crate::table::{cell, render};
 
 /// A host, and the domains that it tells of.
 pub(crate) struct Host {
     node: String,
-    domains: Vec<HostDomain>,
+    domains: Vec<Record>,
     unlisted: i32,
     /// Why what it tells may be old.
     stale: Option<String>,
 }
 
 impl Host {
-    /// What is known of a host.
-    pub(crate) fn of(hypervisor: &Hypervisor) -> Self {
+    /// What is known of a host; `vms` are all that are known.
+    pub(crate) fn of(hypervisor: &Hypervisor, vms: &[VirtualMachine]) -> Self {
         let status = hypervisor.status.clone().unwrap_or_default();
         let ready = condition::find(&status.conditions, READY);
         let stale = match ready {
@@ -28,9 +29,10 @@ impl Host {
             Some(ready) => Some(crate::error::one_line(&ready.message)),
             None => Some("its executor has not reported yet".into()),
         };
-        let mut domains = status.domains;
-        domains.sort_by(|a, b| (kind(a), &a.name).cmp(&(kind(b), &b.name)));
-        Self { node: hypervisor.name_any(), domains, unlisted: status.unlisted_count.unwrap_or(0), stale }
+        let node = hypervisor.name_any();
+        let mut domains: Vec<_> = status.domains.into_iter().map(|domain| Record::of(&node, domain, vms)).collect();
+        domains.sort_by(|a, b| (a.kind, &a.domain.name).cmp(&(b.kind, &b.domain.name)));
+        Self { node, domains, unlisted: status.unlisted_count.unwrap_or(0), stale }
     }
 
     /// What a person must know beside the table.
@@ -50,46 +52,55 @@ impl Host {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 enum Kind {
     Managed,
+    Observed,
     Orphan,
     Foreign,
 }
 
-fn kind(domain: &HostDomain) -> Kind {
-    match &domain.mark {
-        None => Kind::Foreign,
-        Some(_) if domain.orphan => Kind::Orphan,
-        Some(_) => Kind::Managed,
+/// A domain, and what is known of it.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Record {
+    node_name: String,
+    kind: Kind,
+    /// The VirtualMachine that it has or had, `namespace/name`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    virtual_machine: Option<String>,
+    #[serde(flatten)]
+    domain: HostDomain,
+}
+
+impl Record {
+    fn of(node: &str, domain: HostDomain, vms: &[VirtualMachine]) -> Self {
+        let (kind, virtual_machine) = match (&domain.mark, observer(node, &domain, vms)) {
+            (Some(mark), _) => {
+                let kind = if domain.orphan { Kind::Orphan } else { Kind::Managed };
+                (kind, Some(format!("{}/{}", mark.namespace, mark.name)))
+            }
+            (None, Some(vm)) => {
+                (Kind::Observed, Some(format!("{}/{}", vm.namespace().unwrap_or_default(), vm.name_any())))
+            }
+            (None, None) => (Kind::Foreign, None),
+        };
+        Self { node_name: node.to_owned(), kind, virtual_machine, domain }
+    }
+
+    fn row(&self) -> Vec<String> {
+        let vm = cell(self.virtual_machine.as_deref());
+        let (state, kind) = (word(&self.domain.state), word(&self.kind));
+        vec![self.node_name.clone(), self.domain.name.clone(), state, kind, vm, self.domain.uuid.clone()]
     }
 }
 
-/// A domain, for programs.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Record<'a> {
-    node_name: &'a str,
-    kind: Kind,
-    #[serde(flatten)]
-    domain: &'a HostDomain,
-}
-
 /// The domains of all hosts, for programs.
-pub(crate) fn records(hosts: &[Host]) -> Vec<Record<'_>> {
-    let all = hosts.iter().flat_map(|host| host.domains.iter().map(move |domain| (host.node.as_str(), domain)));
-    all.map(|(node_name, domain)| Record { node_name, kind: kind(domain), domain }).collect()
+pub(crate) fn records(hosts: &[Host]) -> Vec<&Record> {
+    hosts.iter().flat_map(|host| &host.domains).collect()
 }
 
 /// Lays the domains out, by host.
 pub(crate) fn table(hosts: &[Host]) -> String {
-    let rows: Vec<_> =
-        hosts.iter().flat_map(|host| host.domains.iter().map(|domain| row(&host.node, domain))).collect();
+    let rows: Vec<_> = records(hosts).into_iter().map(Record::row).collect();
     render(&["NODE", "DOMAIN", "STATE", "KIND", "VM", "UUID"], &rows, 0)
-}
-
-fn row(node: &str, domain: &HostDomain) -> Vec<String> {
-    let vm = domain.mark.as_ref().map_or(NONE.into(), |mark| format!("{}/{}", mark.namespace, mark.name));
-    let cells =
-        [node.to_owned(), domain.name.clone(), word(&domain.state), word(&kind(domain)), vm, domain.uuid.clone()];
-    cells.to_vec()
 }
 
 #[cfg(test)]
@@ -98,7 +109,10 @@ mod tests {
     use crate::testing::{documents, golden};
 
     fn hosts() -> Vec<Host> {
-        documents::<Hypervisor>("hypervisors.yaml").iter().map(Host::of).collect()
+        let observed = "{metadata: {name: old-mail, namespace: legacy}, spec: {management: Observe, existingDomain: \
+                        {nodeName: h1, uuid: 0a000000-0000-4000-8000-000000000002}}}";
+        let vms = [serde_yaml_ng::from_str(observed).unwrap()];
+        documents::<Hypervisor>("hypervisors.yaml").iter().map(|hypervisor| Host::of(hypervisor, &vms)).collect()
     }
 
     #[test]

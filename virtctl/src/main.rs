@@ -1,6 +1,6 @@
 //! `virtctl`, which is also `kubectl virt`: the command line for virtual machines.
 //!
-//! Pure modules decide what is written ([`power`], [`manifest`]), how far a VM is ([`goal`]) and what is printed
+//! Pure modules decide what is written ([`power`], [`manifest`], [`import`]), how far a VM is ([`goal`]) and what is printed
 //! ([`list`], [`describe`], [`domains`], [`reach`]); [`commands`] reads, writes and prints; [`cluster`] and [`wait`] talk to the API
 //! server.
 
@@ -13,6 +13,7 @@ mod duration;
 mod error;
 mod goal;
 mod hardware;
+mod import;
 mod list;
 mod manifest;
 mod near;
@@ -77,6 +78,7 @@ async fn run(cli: &Cli) -> Result<(), Error> {
         Command::Restart(args) => commands::power::run(&cluster().await?, Verb::Restart, &args.power, args.force).await,
         Command::List(args) => commands::list::run(&cluster().await?, args).await,
         Command::Domains(args) => commands::domains::run(&cluster().await?, args).await,
+        Command::Import(args) => commands::import::run(&cluster().await?, args).await,
         Command::Describe(args) => commands::describe::run(&cluster().await?, args).await,
         Command::Run(args) => commands::run::run(&cli.target, args).await,
         Command::Version(args) => commands::version::run(&cli.target, args).await,

@@ -28,7 +28,7 @@ use crate::object::{enumerate, has_finalizer, is_deleting, name, uid};
 use crate::vm::candidates::Refusal;
 use crate::vm::status::{Shown, StatusWanted};
 use crate::vm::view::View;
-use crate::vm::{disks, placement};
+use crate::vm::{disks, observe, placement};
 
 /// A step. Steps are taken in order; the first that fails ends the round.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,6 +71,9 @@ pub enum Action {
 /// The steps for a VM.
 pub fn decide(view: &View) -> Vec<Action> {
     let vm = view.vm.as_ref();
+    if let Some(domain) = vm.spec.observed() {
+        return observe::decide(view, domain);
+    }
     if !has_finalizer(vm) {
         return if is_deleting(vm) { vec![] } else { vec![Action::AddFinalizer] };
     }

@@ -7,7 +7,7 @@ use kubevmm_api::effective::EffectiveNetwork;
 use kubevmm_api::vm::{AddressSource, InterfaceStatus};
 use tokio::time::Instant;
 
-use super::domains::{Domains, Identity};
+use super::domains::{Identity, Reading};
 use crate::libvirt::{self, GuestInterface};
 
 /// Pauses after a start, and after the agent or a NIC has changed.
@@ -49,12 +49,11 @@ impl Schedule {
 
 /// Asks the agent, if there is one, then the leases, then the ARP table, as long as a NIC has no address.
 pub(super) async fn ask(
-    domains: &dyn Domains,
+    domains: &dyn Reading,
     identity: &Identity,
-    nics: &[EffectiveNetwork],
+    mut interfaces: Vec<InterfaceStatus>,
     agent: bool,
 ) -> Vec<InterfaceStatus> {
-    let mut interfaces = without_addresses(nics);
     let agent = agent.then_some((libvirt::AddressSource::Agent, AddressSource::Agent));
     let others =
         [(libvirt::AddressSource::Lease, AddressSource::Lease), (libvirt::AddressSource::Arp, AddressSource::ARP)];

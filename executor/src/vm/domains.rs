@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use futures::future::BoxFuture;
 use kubevmm_analyser::Tree;
 use kubevmm_analyser::mark::{MARK_NAMESPACE, Mark};
-use kubevmm_analyser::read::read_domain;
+use kubevmm_analyser::read::{DomainInfo, read_domain};
 use kubevmm_api::vm::DomainState;
 use uuid::Uuid;
 
@@ -40,8 +40,31 @@ pub(super) struct Details {
     pub targets: BTreeMap<String, String>,
 }
 
+/// What can be asked of a domain without changing anything.
+pub(super) trait Reading: Send + Sync + 'static {
+    /// The domain with this UUID, whosever it is.
+    fn observe(&self, uuid: Uuid) -> BoxFuture<'_, Result<Option<Observed>>>;
+    /// The guest's addresses, as one source knows them.
+    fn addresses<'a>(
+        &'a self,
+        identity: &'a Identity,
+        source: AddressSource,
+    ) -> BoxFuture<'a, Result<Vec<GuestInterface>>>;
+}
+
+/// A domain that is only watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Observed {
+    /// State.
+    pub state: DomainState,
+    /// What its XML tells.
+    pub info: DomainInfo,
+    /// The guest agent's channel is open on the guest's side.
+    pub agent_connected: bool,
+}
+
 /// The domain of a VM, on this host's libvirt.
-pub(super) trait Domains: Send + Sync + 'static {
+pub(super) trait Domains: Reading {
     /// What is there under the name and the UUID.
     fn look<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, Result<Seen>>;
     /// Defines the domain, or replaces its definition.
@@ -56,12 +79,6 @@ pub(super) trait Domains: Send + Sync + 'static {
     fn undefine<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, Result<()>>;
     /// What the XML of the running domain tells.
     fn details<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, Result<Details>>;
-    /// The guest's addresses, as one source knows them.
-    fn addresses<'a>(
-        &'a self,
-        identity: &'a Identity,
-        source: AddressSource,
-    ) -> BoxFuture<'a, Result<Vec<GuestInterface>>>;
 }
 
 /// The real ones.
@@ -115,6 +132,24 @@ impl Domains for LibvirtDomains {
         Box::pin(async move {
             let xml = self.domain(identity).await?.xml(XmlOptions::default()).await?;
             Ok(details(&xml))
+        })
+    }
+}
+
+impl Reading for LibvirtDomains {
+    fn observe(&self, uuid: Uuid) -> BoxFuture<'_, Result<Option<Observed>>> {
+        Box::pin(async move {
+            let Some(domain) = self.0.connection()?.lookup_domain(uuid).await? else { return Ok(None) };
+            let state = domain.state().await?.into();
+            let xml = domain.xml(XmlOptions::default()).await?;
+            let info = read_domain(&xml).map_err(|error| Error {
+                code: ErrorCode::Internal,
+                domain: 0,
+                message: error.to_string(),
+                operation: "virDomainGetXMLDesc",
+                object: format!("domain {}", domain.name()),
+            })?;
+            Ok(Some(Observed { state, info, agent_connected: details(&xml).agent_connected }))
         })
     }
 

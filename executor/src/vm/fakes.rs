@@ -11,10 +11,11 @@ use kubevmm_analyser::read::read_domain;
 use kubevmm_api::common::{Accelerator, NetworkKind};
 use kubevmm_api::vm::DomainState;
 use kubevmm_api::{VirtualMachine, VirtualMachineClassSpec, VirtualMachineStatus};
+use uuid::Uuid;
 
 use super::cluster::Cluster;
 use super::decide::{Found, Seen};
-use super::domains::{Details, Domains, Identity};
+use super::domains::{Details, Domains, Identity, Observed, Reading};
 use super::prepare::Makers;
 use super::task::{Hands, Released};
 use crate::Error;
@@ -26,6 +27,8 @@ use crate::libvirt::{AddressSource, ErrorCode, GuestInterface, GuestRequest, Res
 pub(super) struct World {
     pub vm: Option<VirtualMachine>,
     pub domain: Option<Found>,
+    /// A domain of somebody else.
+    pub observed: Option<Observed>,
     pub session: String,
     pub api_is_down: bool,
     /// Refuses to start the domain this many times.
@@ -156,6 +159,12 @@ impl Domains for Fake {
 
     fn details<'a>(&'a self, _: &'a Identity) -> BoxFuture<'a, Result<Details>> {
         self.ask(|_| Ok(Details::default()))
+    }
+}
+
+impl Reading for Fake {
+    fn observe(&self, _: Uuid) -> BoxFuture<'_, Result<Option<Observed>>> {
+        self.ask(|world| Ok(world.observed.clone()))
     }
 
     fn addresses<'a>(&'a self, _: &'a Identity, _: AddressSource) -> BoxFuture<'a, Result<Vec<GuestInterface>>> {

@@ -35,6 +35,7 @@ mod domains;
 #[cfg(test)]
 mod fakes;
 mod news;
+mod observe;
 mod prepare;
 mod status;
 #[cfg(test)]
@@ -49,6 +50,7 @@ use kubevmm_api::VirtualMachine;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
 use tracing::Instrument;
+use uuid::Uuid;
 
 use crate::host::{Context, Networks, Seeds, Storage};
 use crate::lease::Session;
@@ -57,6 +59,7 @@ use crate::store::VmEvent;
 
 use cluster::{KubeCluster, name_of};
 use domains::LibvirtDomains;
+use observe::Observer;
 use prepare::Makers;
 use task::{Hands, Input, Released, Task};
 
@@ -128,8 +131,9 @@ struct Tasks {
 }
 
 struct Handle {
-    /// Name of the domain, by which libvirt's events are passed on.
+    /// Name and UUID of the domain, by which libvirt's events are passed on: somebody else's may have either.
     domain: String,
+    uuid: Uuid,
     inbox: mpsc::UnboundedSender<Input>,
 }
 
@@ -175,17 +179,23 @@ impl Tasks {
         self.tasks.retain(|_, task| !task.inbox.is_closed());
         let (inbox, queue) = mpsc::unbounded_channel();
         let (namespace, name) = name_of(&vm);
-        let domain = kubevmm_api::names::domain(namespace, name);
         let span = tracing::info_span!("vm", namespace, name, uid);
-        tokio::spawn(Task::new(self.hands.clone(), vm, queue).run().instrument(span));
-        self.tasks.insert(uid.to_owned(), Handle { domain, inbox });
+        let identity = self.hands.identity(&vm);
+        // spec.management never changes.
+        if vm.spec.observed().is_some() {
+            tokio::spawn(Observer::new(&self.hands, vm, queue).run().instrument(span));
+        } else {
+            tokio::spawn(Task::new(self.hands.clone(), vm, queue).run().instrument(span));
+        }
+        self.tasks.insert(uid.to_owned(), Handle { domain: identity.name, uuid: identity.uuid, inbox });
     }
 
     fn take_libvirt(&self, event: &Event) {
         match event {
             Event::Connected { .. } | Event::Disconnected { .. } | Event::Lost => self.all(|| Input::Reread),
             Event::Domain { domain, event } => {
-                for task in self.tasks.values().filter(|task| task.domain == domain.name) {
+                let named = |task: &&Handle| task.domain == domain.name || task.uuid == domain.uuid;
+                for task in self.tasks.values().filter(named) {
                     drop(task.inbox.send(Input::Domain(event.clone())));
                 }
             }

@@ -165,7 +165,7 @@ fn domain(facts: &Facts<'_>, status: &VirtualMachineStatus) -> Option<DomainStat
 fn disks(effective: &EffectiveSpec, targets: &BTreeMap<String, String>) -> Vec<DiskStatus> {
     let status = |disk: &kubevmm_api::effective::EffectiveDisk| {
         let target = targets.get(&disk_alias(&disk.name))?.clone();
-        Some(DiskStatus { name: disk.name.clone(), disk_name: disk.disk_name.clone(), target })
+        Some(DiskStatus { name: disk.name.clone(), disk_name: Some(disk.disk_name.clone()), target, source: None })
     };
     effective.disks.iter().filter_map(status).collect()
 }
@@ -243,24 +243,37 @@ fn agent_connected(facts: &Facts<'_>) -> Wanted {
     match facts.seen {
         Seen::Unreachable(why) => Wanted::unknown(AGENT_CONNECTED, "LibvirtUnavailable", why.clone()),
         seen if !seen.is_active() => Wanted::no(AGENT_CONNECTED, "NotRunning", ""),
-        _ if facts.guest.details.agent_connected => {
-            Wanted::yes(AGENT_CONNECTED, "Connected", "the guest agent answers")
-        }
-        _ => Wanted::no(AGENT_CONNECTED, "NotConnected", "no qemu-guest-agent answers in the guest"),
+        _ => agent_of_running(facts.guest.details.agent_connected),
+    }
+}
+
+/// Whether the agent of a running guest answers.
+pub(super) fn agent_of_running(connected: bool) -> Wanted {
+    if connected {
+        Wanted::yes(AGENT_CONNECTED, "Connected", "the guest agent answers")
+    } else {
+        Wanted::no(AGENT_CONNECTED, "NotConnected", "no qemu-guest-agent answers in the guest")
     }
 }
 
 fn addresses_known(facts: &Facts<'_>, interfaces: &[InterfaceStatus]) -> Wanted {
-    let unknown: Vec<_> = interfaces.iter().filter(|i| i.addresses.is_empty()).map(|i| i.name.as_str()).collect();
     match facts.seen {
         Seen::Unreachable(why) => Wanted::unknown(ADDRESSES_KNOWN, "LibvirtUnavailable", why.clone()),
         seen if !seen.is_active() => Wanted::no(ADDRESSES_KNOWN, "NotRunning", ""),
-        _ if interfaces.is_empty() => Wanted::yes(ADDRESSES_KNOWN, "NoInterfaces", "the VM has no network interface"),
-        _ if unknown.is_empty() => Wanted::yes(ADDRESSES_KNOWN, "Known", "each interface has an address"),
-        _ => {
-            let message = format!("no address is known of: {}", unknown.join(", "));
-            Wanted::no(ADDRESSES_KNOWN, "WaitingForAddresses", message)
-        }
+        _ => addresses_of_running(interfaces),
+    }
+}
+
+/// Whether each NIC of a running guest has an address.
+pub(super) fn addresses_of_running(interfaces: &[InterfaceStatus]) -> Wanted {
+    let unknown: Vec<_> = interfaces.iter().filter(|i| i.addresses.is_empty()).map(|i| i.name.as_str()).collect();
+    if interfaces.is_empty() {
+        Wanted::yes(ADDRESSES_KNOWN, "NoInterfaces", "the VM has no network interface")
+    } else if unknown.is_empty() {
+        Wanted::yes(ADDRESSES_KNOWN, "Known", "each interface has an address")
+    } else {
+        let message = format!("no address is known of: {}", unknown.join(", "));
+        Wanted::no(ADDRESSES_KNOWN, "WaitingForAddresses", message)
     }
 }
 

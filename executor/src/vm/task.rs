@@ -49,6 +49,19 @@ pub(super) struct Hands {
     pub released: Released,
 }
 
+impl Hands {
+    /// Which domain is a VM's.
+    pub(super) fn identity(&self, vm: &VirtualMachine) -> Identity {
+        let (namespace, name) = name_of(vm);
+        let uid = vm.metadata.uid.clone().unwrap_or_default();
+        let existing = vm.spec.observed().map(|existing| existing.uuid.as_str());
+        let chosen = vm.spec.firmware.as_ref().and_then(|firmware| firmware.uuid.as_deref());
+        // The schema has checked the first two, and the API server makes the last.
+        let uuid = Uuid::parse_str(existing.or(chosen).unwrap_or(&uid)).unwrap_or_default();
+        Identity { name: names::domain(namespace, name), uuid, cluster: self.cluster_id.to_string(), uid }
+    }
+}
+
 /// The epochs that this host has given up, by uid: never started again, whatever a restored API server says.
 #[derive(Clone, Default)]
 pub(super) struct Released(Arc<Mutex<HashMap<String, i64>>>);
@@ -101,7 +114,7 @@ pub(super) struct Task {
 
 impl Task {
     pub(super) fn new(hands: Hands, vm: Arc<VirtualMachine>, inbox: mpsc::UnboundedReceiver<Input>) -> Self {
-        let identity = identity(&hands, &vm);
+        let identity = hands.identity(&vm);
         let memory = Memory::new(hands.released.highest(&identity.uid));
         Self {
             hands,
@@ -427,7 +440,8 @@ impl Task {
         let (domains, identity, nics) = (Arc::clone(&self.hands.domains), self.identity.clone(), self.nics());
         let (agent, run, answers) = (self.guest.details.agent_connected, self.run, self.jobs.0.clone());
         tokio::spawn(async move {
-            let found = addresses::ask(&*domains, &identity, &nics, agent).await;
+            let nics = addresses::without_addresses(&nics);
+            let found = addresses::ask(&*domains, &identity, nics, agent).await;
             drop(answers.send(Input::Addresses(run, found)));
         });
     }
@@ -455,15 +469,6 @@ impl Task {
         tracing::warn!(reason, %error, "an action failed; trying again");
         self.memory.trouble = Some(Trouble { reason, message: error.to_string() });
     }
-}
-
-fn identity(hands: &Hands, vm: &VirtualMachine) -> Identity {
-    let (namespace, name) = name_of(vm);
-    let uid = vm.metadata.uid.clone().unwrap_or_default();
-    let uuid = vm.spec.firmware.as_ref().and_then(|firmware| firmware.uuid.as_deref()).unwrap_or(&uid);
-    // The schema has checked the one, and the API server makes the other.
-    let uuid = Uuid::parse_str(uuid).unwrap_or_default();
-    Identity { name: names::domain(namespace, name), uuid, cluster: hands.cluster_id.to_string(), uid }
 }
 
 /// The time, in the whole seconds that Kubernetes writes.

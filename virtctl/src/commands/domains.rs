@@ -22,7 +22,8 @@ pub(crate) async fn run(cluster: &Cluster, args: &DomainsArgs) -> Result<(), Err
         return Err(no_host(node, &hypervisors));
     }
     let asked = hypervisors.iter().filter(|hypervisor| args.node.as_ref().is_none_or(|n| *n == hypervisor.name_any()));
-    let hosts: Vec<Host> = asked.map(Host::of).collect();
+    let vms = cluster.known_vms().await?;
+    let hosts: Vec<Host> = asked.map(|hypervisor| Host::of(hypervisor, &vms)).collect();
     for note in hosts.iter().flat_map(Host::notes) {
         eprintln!("note: {note}");
     }
@@ -35,7 +36,8 @@ pub(crate) async fn run(cluster: &Cluster, args: &DomainsArgs) -> Result<(), Err
     }
 }
 
-fn no_host(node: &str, hypervisors: &[Hypervisor]) -> Error {
+/// The error for a node that is no host.
+pub(super) fn no_host(node: &str, hypervisors: &[Hypervisor]) -> Error {
     let known: Vec<_> = hypervisors.iter().map(|hypervisor| hypervisor.name_any()).collect();
     let near = near(node, known.iter().map(String::as_str));
     let hint = match near.as_slice() {

@@ -2,6 +2,7 @@
 
 pub(crate) mod describe;
 pub(crate) mod domains;
+pub(crate) mod import;
 pub(crate) mod list;
 pub(crate) mod power;
 pub(crate) mod run;

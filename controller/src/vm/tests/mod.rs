@@ -2,6 +2,7 @@
 
 mod disks;
 mod moves;
+mod observe;
 mod placement;
 mod status;
 

@@ -1,0 +1,467 @@
+//! Observed VMs: a domain that is somebody else's. It is watched, and nothing is asked of libvirt that changes it: all
+//! that this module holds of libvirt is [`Reading`].
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kubevmm_analyser::read::{DiskSource, DomainInfo};
+use kubevmm_api::VirtualMachine;
+use kubevmm_api::condition::{ADDRESSES_KNOWN, AGENT_CONNECTED, READY, Wanted};
+use kubevmm_api::vm::{DiskStatus, DomainState, DomainStatus, InterfaceStatus, VirtualMachineStatus};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::addresses::{self, Schedule};
+use super::backoff::Backoff;
+use super::cluster::{Cluster, name_of};
+use super::domains::{Identity, Observed, Reading};
+use super::status::{addresses_of_running, agent_of_running, own_part};
+use super::task::{Hands, Input, now};
+use crate::api::{is_conflict, is_not_found};
+use crate::libvirt::DomainEvent;
+
+/// The pause before libvirt or the API server is asked again.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// What libvirt says of the domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Seen {
+    Unreachable(String),
+    Missing,
+    There(Box<Observed>),
+}
+
+impl Seen {
+    fn active(&self) -> Option<&Observed> {
+        match self {
+            Self::There(observed) if observed.state.is_active() => Some(observed),
+            _ => None,
+        }
+    }
+}
+
+/// The task of one observed VM.
+pub(super) struct Observer {
+    node: Arc<str>,
+    domains: Arc<dyn Reading>,
+    cluster: Arc<dyn Cluster>,
+    vm: Arc<VirtualMachine>,
+    identity: Identity,
+    inbox: mpsc::UnboundedReceiver<Input>,
+    answers: (mpsc::UnboundedSender<Input>, mpsc::UnboundedReceiver<Input>),
+    seen: Option<Seen>,
+    look_at: Option<Instant>,
+    /// The API server must be asked whether the VM is still there.
+    left: Option<Instant>,
+    was_active: Option<bool>,
+    interfaces: Vec<InterfaceStatus>,
+    addresses: Schedule,
+    asking: bool,
+    /// The number of the run that is seen, to tell late answers.
+    run: u64,
+    writes: Backoff,
+}
+
+impl Observer {
+    pub(super) fn new(hands: &Hands, vm: Arc<VirtualMachine>, inbox: mpsc::UnboundedReceiver<Input>) -> Self {
+        Self {
+            node: Arc::clone(&hands.node),
+            domains: hands.domains.clone(),
+            cluster: Arc::clone(&hands.cluster),
+            identity: hands.identity(&vm),
+            vm,
+            inbox,
+            answers: mpsc::unbounded_channel(),
+            seen: None,
+            look_at: None,
+            left: None,
+            was_active: None,
+            interfaces: Vec::new(),
+            addresses: Schedule::default(),
+            asking: false,
+            run: 0,
+            writes: Backoff::new(Duration::from_secs(1), Duration::from_secs(5)),
+        }
+    }
+
+    /// Watches until the VM is not this host's any more.
+    pub(super) async fn run(mut self) {
+        loop {
+            if self.left.is_some_and(|at| at <= Instant::now()) && !self.is_still_there().await {
+                return;
+            }
+            self.look().await;
+            self.ask_addresses();
+            self.write_status().await;
+            if !self.wait().await {
+                return;
+            }
+        }
+    }
+
+    async fn look(&mut self) {
+        if self.seen.is_some() && self.look_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        let seen = match self.domains.observe(self.identity.uuid).await {
+            Ok(Some(observed)) => Seen::There(Box::new(observed)),
+            Ok(None) => Seen::Missing,
+            // It went between two calls.
+            Err(error) if error.is_not_found() => Seen::Missing,
+            Err(error) => Seen::Unreachable(error.to_string()),
+        };
+        let unreachable = matches!(seen, Seen::Unreachable(_));
+        self.look_at = unreachable.then(|| Instant::now() + LOOK_AGAIN);
+        if !unreachable {
+            self.note_run(&seen);
+        }
+        self.seen = Some(seen);
+    }
+
+    /// What follows from what is seen, for the addresses and the Events.
+    fn note_run(&mut self, seen: &Seen) {
+        let active = seen.active().is_some();
+        if let Some(before) = self.was_active.replace(active)
+            && before != active
+        {
+            let (reason, note) =
+                if active { ("Started", "the domain runs") } else { ("Stopped", "the domain does not run any more") };
+            self.cluster.event(&self.vm, false, "Observe", reason, note.to_owned());
+        }
+        let interfaces = match seen {
+            Seen::There(observed) => interfaces(&observed.info),
+            _ => Vec::new(),
+        };
+        let same = self.interfaces.iter().map(nic).eq(interfaces.iter().map(nic));
+        if !same || !active {
+            self.run += 1;
+            self.interfaces = interfaces;
+        }
+        if active && !addresses::all_known(&self.interfaces) {
+            self.addresses.restart(Instant::now());
+        } else {
+            self.addresses.stop();
+        }
+    }
+
+    fn addresses_due(&self) -> Option<Instant> {
+        let active = self.seen.as_ref().is_some_and(|seen| seen.active().is_some());
+        self.addresses.due().filter(|_| active && !self.asking)
+    }
+
+    fn ask_addresses(&mut self) {
+        if self.addresses_due().is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        self.asking = true;
+        let (domains, identity) = (Arc::clone(&self.domains), self.identity.clone());
+        let bare =
+            self.interfaces.iter().map(|nic| InterfaceStatus { addresses: Vec::new(), source: None, ..nic.clone() });
+        let (bare, agent, run, answers) = (bare.collect(), self.agent_connected(), self.run, self.answers.0.clone());
+        tokio::spawn(async move {
+            let found = addresses::ask(&*domains, &identity, bare, agent).await;
+            drop(answers.send(Input::Addresses(run, found)));
+        });
+    }
+
+    fn agent_connected(&self) -> bool {
+        self.seen.as_ref().and_then(Seen::active).is_some_and(|observed| observed.agent_connected)
+    }
+
+    async fn is_still_there(&mut self) -> bool {
+        let (namespace, name) = name_of(&self.vm);
+        match self.cluster.vm(namespace, name).await {
+            Ok(Some(vm)) if vm.metadata.uid == self.vm.metadata.uid => {
+                let here = vm.status.as_ref().and_then(|status| status.node_name.as_deref()) == Some(&*self.node);
+                self.vm = Arc::new(vm);
+                self.left = None;
+                here
+            }
+            Ok(_) => false,
+            Err(error) => {
+                tracing::warn!(%error, "cannot look whether the VM is still on this host");
+                self.left = Some(Instant::now() + LOOK_AGAIN);
+                true
+            }
+        }
+    }
+
+    async fn write_status(&mut self) {
+        if self.writes.wait(Instant::now()).is_some() || self.left.is_some() {
+            return;
+        }
+        let Some(seen) = &self.seen else { return };
+        let status = render(&self.vm, &self.identity, seen, &self.interfaces, &now());
+        if self.vm.status.as_ref().is_some_and(|there| own_part(there) == status) {
+            return;
+        }
+        match self.cluster.write_status(&self.vm, &status).await {
+            Ok(vm) => {
+                self.writes.reset();
+                self.vm = Arc::new(vm);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot write the status; trying again");
+                self.writes.fail(Instant::now());
+                if is_not_found(&error) || is_conflict(&error) {
+                    self.left = Some(Instant::now());
+                }
+            }
+        }
+    }
+
+    /// Waits for the next thing to do. `false`: nobody needs this task any more.
+    async fn wait(&mut self) -> bool {
+        let now = Instant::now();
+        let wake = [self.look_at, self.left, self.addresses_due(), self.writes.wait(now)].into_iter().flatten().min();
+        tokio::select! {
+            input = self.inbox.recv() => match input {
+                Some(input) => self.take(input),
+                None => return false,
+            },
+            Some(input) = self.answers.1.recv() => self.take(input),
+            () = async { tokio::time::sleep_until(wake.unwrap_or(now)).await }, if wake.is_some() => {}
+        }
+        while let Ok(input) = self.inbox.try_recv() {
+            self.take(input);
+        }
+        while let Ok(input) = self.answers.1.try_recv() {
+            self.take(input);
+        }
+        true
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Object { vm, .. } => self.vm = vm,
+            Input::Left => self.left = Some(Instant::now()),
+            Input::Domain(event) if changes(&event) => self.seen = None,
+            Input::Reread => self.seen = None,
+            Input::Addresses(run, found) => {
+                self.asking = false;
+                if run != self.run {
+                    return;
+                }
+                for interface in found.into_iter().filter(|interface| !interface.addresses.is_empty()) {
+                    if let Some(there) = self.interfaces.iter_mut().find(|there| there.name == interface.name) {
+                        *there = interface;
+                    }
+                }
+                let known = addresses::all_known(&self.interfaces);
+                self.addresses.answered(known, self.agent_connected(), Instant::now());
+            }
+            Input::Domain(_) | Input::Changed | Input::Session | Input::Asked(..) => {}
+        }
+    }
+}
+
+/// Whether an event may change what the status says.
+fn changes(event: &DomainEvent) -> bool {
+    matches!(
+        event,
+        DomainEvent::Lifecycle(_)
+            | DomainEvent::Agent { .. }
+            | DomainEvent::DeviceAdded { .. }
+            | DomainEvent::DeviceRemoved { .. }
+    )
+}
+
+fn nic(interface: &InterfaceStatus) -> (&str, &str) {
+    (&interface.name, &interface.mac_address)
+}
+
+/// The NICs that a status can name; those without a MAC address (a host device without one) are left out.
+fn interfaces(info: &DomainInfo) -> Vec<InterfaceStatus> {
+    let nics = info.nics.iter().enumerate();
+    let named = nics.filter_map(|(index, nic)| {
+        let name = nic.alias.clone().unwrap_or_else(|| format!("net{index}"));
+        Some(InterfaceStatus { name, mac_address: nic.mac.clone()?, addresses: Vec::new(), source: None })
+    });
+    distinct(named, |interface| interface.name.clone())
+}
+
+fn disks(info: &DomainInfo) -> Vec<DiskStatus> {
+    let disks = info.disks.iter().map(|disk| DiskStatus {
+        name: disk.target.clone(),
+        disk_name: None,
+        target: disk.target.clone(),
+        source: disk.source.as_ref().map(|source| match source {
+            DiskSource::File(path) | DiskSource::Block(path) => path.clone(),
+            DiskSource::Volume { pool, volume } => format!("{pool}/{volume}"),
+            DiskSource::Other(kind) => kind.clone(),
+        }),
+    });
+    distinct(disks, |disk| disk.name.clone())
+}
+
+/// The first of each name: a list of the API has no key twice.
+fn distinct<T>(items: impl Iterator<Item = T>, name: impl Fn(&T) -> String) -> Vec<T> {
+    let mut names = BTreeSet::new();
+    items.filter(|item| names.insert(name(item))).collect()
+}
+
+/// The executor's part of the status.
+fn render(
+    vm: &VirtualMachine,
+    identity: &Identity,
+    seen: &Seen,
+    interfaces: &[InterfaceStatus],
+    now: &Time,
+) -> VirtualMachineStatus {
+    let there = vm.status.clone().unwrap_or_default();
+    let uuid = identity.uuid;
+    let (printable, ready, agent, addresses) = match seen {
+        Seen::Unreachable(why) => {
+            let unknown = |kind| Wanted::unknown(kind, "LibvirtUnavailable", why.clone());
+            ("Unknown", unknown(READY), unknown(AGENT_CONNECTED), unknown(ADDRESSES_KNOWN))
+        }
+        Seen::Missing => {
+            let message = format!(
+                "the host has no domain with the UUID {uuid} any more: define it again, or delete this VirtualMachine"
+            );
+            (
+                "Missing",
+                Wanted::no(READY, "DomainMissing", message),
+                not_running(AGENT_CONNECTED),
+                not_running(ADDRESSES_KNOWN),
+            )
+        }
+        Seen::There(observed) => {
+            let (printable, ready) = state(observed.state);
+            match seen.active() {
+                None => (printable, ready, not_running(AGENT_CONNECTED), not_running(ADDRESSES_KNOWN)),
+                Some(_) => {
+                    (printable, ready, agent_of_running(observed.agent_connected), addresses_of_running(interfaces))
+                }
+            }
+        }
+    };
+    let reachable = !matches!(seen, Seen::Unreachable(_));
+    let observed = match seen {
+        Seen::There(observed) => Some(observed),
+        _ => None,
+    };
+    let domain = observed.map(|observed| DomainStatus {
+        name: observed.info.name.clone(),
+        uuid: uuid.to_string(),
+        epoch: 0,
+        state: observed.state,
+        generation: None,
+        start_time: None,
+    });
+    let generation = vm.metadata.generation;
+    let conditions = [ready, agent, addresses].map(|wanted| wanted.over(&there.conditions, generation, now));
+    VirtualMachineStatus {
+        observed_generation: generation,
+        printable_status: Some(printable.to_owned()),
+        // What was there is not known to have gone while libvirt is away.
+        domain: if reachable { domain } else { there.domain },
+        interfaces: if reachable { interfaces.to_vec() } else { there.interfaces },
+        disks: if reachable { observed.map(|observed| disks(&observed.info)).unwrap_or_default() } else { there.disks },
+        conditions: conditions.to_vec(),
+        ..Default::default()
+    }
+}
+
+fn not_running(kind: &'static str) -> Wanted {
+    Wanted::no(kind, "NotRunning", "")
+}
+
+fn state(state: DomainState) -> (&'static str, Wanted) {
+    match state {
+        DomainState::Running => ("Running", Wanted::yes(READY, "Running", "the domain runs")),
+        DomainState::Paused | DomainState::Suspended => ("Paused", Wanted::no(READY, "Paused", "the domain is paused")),
+        DomainState::ShuttingDown => ("Stopping", Wanted::no(READY, "Stopping", "the guest shuts down")),
+        DomainState::Shutoff => ("Stopped", Wanted::no(READY, "Stopped", "the domain is off")),
+        DomainState::Crashed => ("Stopped", Wanted::no(READY, "Crashed", "the guest or QEMU has crashed")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::fakes::{Fake, conditions, vm};
+    use kubevmm_analyser::read::read_domain;
+
+    const XML: &str = "<domain type='kvm' id='3'><name>Old Mail Server</name>\
+        <uuid>0a000000-0000-4000-8000-000000000001</uuid><devices>\
+        <disk type='file' device='disk'><source file='/srv/mail.qcow2'/><target dev='vda' bus='virtio'/></disk>\
+        <disk type='file' device='cdrom'><target dev='sda' bus='sata'/></disk>\
+        <interface type='bridge'><mac address='52:54:00:00:00:01'/><source bridge='br0'/></interface>\
+        <interface type='hostdev'><source/></interface></devices></domain>";
+
+    fn observed(state: DomainState) -> Observed {
+        Observed { state, info: read_domain(XML).unwrap(), agent_connected: false }
+    }
+
+    fn fake(observed: Option<Observed>) -> Fake {
+        let fake = Fake::default();
+        fake.with(|world| {
+            world.vm = Some(vm(
+                "{management: Observe, existingDomain: {nodeName: n1, uuid: 0a000000-0000-4000-8000-000000000001}}",
+                0,
+            ));
+            world.observed = observed;
+        });
+        fake
+    }
+
+    fn observe(fake: &Fake) -> mpsc::UnboundedSender<Input> {
+        let (inbox, queue) = mpsc::unbounded_channel();
+        let vm = fake.with(|world| world.vm.clone().unwrap());
+        tokio::spawn(Observer::new(&fake.hands(), Arc::new(vm), queue).run());
+        inbox
+    }
+
+    async fn until(fake: &Fake, printable: &str) -> VirtualMachineStatus {
+        while fake.status().printable_status.as_deref() != Some(printable) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        fake.status()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_domain_is_stands_in_the_status() {
+        let fake = fake(Some(observed(DomainState::Running)));
+        let _inbox = observe(&fake);
+        let status = until(&fake, "Running").await;
+        let domain = status.domain.as_ref().unwrap();
+        assert_eq!((domain.name.as_str(), domain.epoch), ("Old Mail Server", 0));
+        let disks: Vec<_> = status.disks.iter().map(|disk| (disk.name.as_str(), disk.source.as_deref())).collect();
+        assert_eq!(disks, [("vda", Some("/srv/mail.qcow2")), ("sda", None)]);
+        assert_eq!((status.interfaces[0].name.as_str(), status.interfaces.len()), ("net0", 1));
+        assert_eq!(conditions(&status)["Ready"], "True/Running");
+        assert_eq!(conditions(&status)["AddressesKnown"], "False/WaitingForAddresses");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_is_followed_and_nothing_is_done_to_the_host() {
+        let fake = fake(Some(observed(DomainState::Running)));
+        let inbox = observe(&fake);
+        until(&fake, "Running").await;
+        fake.with(|world| world.observed = Some(observed(DomainState::Shutoff)));
+        inbox.send(Input::Reread).unwrap();
+        let off = until(&fake, "Stopped").await;
+        assert_eq!(conditions(&off)["Ready"], "False/Stopped");
+        fake.with(|world| world.observed = None);
+        inbox.send(Input::Reread).unwrap();
+        let missing = until(&fake, "Missing").await;
+        assert_eq!(conditions(&missing)["Ready"], "False/DomainMissing");
+        assert_eq!((missing.domain, missing.disks.len()), (None, 0));
+        assert_eq!(fake.done(), ["status", "status", "status"], "one write for each change");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deleted_vm_ends_the_watching_and_leaves_the_domain() {
+        let fake = fake(Some(observed(DomainState::Running)));
+        let inbox = observe(&fake);
+        until(&fake, "Running").await;
+        fake.with(|world| world.vm = None);
+        inbox.send(Input::Left).unwrap();
+        inbox.closed().await;
+        assert_eq!(fake.done(), ["status", "get"]);
+        assert!(fake.with(|world| world.observed.is_some()));
+    }
+}

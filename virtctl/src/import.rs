@@ -1,0 +1,197 @@
+//! What `import` makes of the domains of a host. Pure.
+
+use std::collections::BTreeSet;
+
+use kube::ResourceExt as _;
+use kubevmm_api::VirtualMachine;
+use kubevmm_api::hypervisor::HostDomain;
+use kubevmm_api::names;
+use kubevmm_api::vm::{ExistingDomain, Management, RunStrategy, VirtualMachineSpec};
+
+use crate::error::Error;
+use crate::near::near;
+use crate::program;
+
+/// What is to be done for a domain.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Plan {
+    /// This VirtualMachine is to be created.
+    Create(Box<VirtualMachine>),
+    /// The VirtualMachine `namespace/name` observes it already.
+    Done(String),
+}
+
+/// The domains of a host that are meant: those that are named, by name or UUID, or else each foreign one.
+pub(crate) fn choose<'a>(
+    node: &str,
+    domains: &'a [HostDomain],
+    asked: &[String],
+) -> Result<Vec<&'a HostDomain>, Error> {
+    if asked.is_empty() {
+        return Ok(domains.iter().filter(|domain| domain.mark.is_none()).collect());
+    }
+    let mut chosen: Vec<&HostDomain> = Vec::new();
+    for text in asked {
+        let found = domains.iter().find(|domain| domain.name == *text || domain.uuid.eq_ignore_ascii_case(text));
+        let domain = found.ok_or_else(|| no_domain(node, domains, text))?;
+        if let Some(mark) = &domain.mark {
+            let (vm, what) = (format!("{}/{}", mark.namespace, mark.name), if domain.orphan { "was" } else { "is" });
+            return Err(Error::Refused(format!(
+                "the domain {text} of {node} {what} the VirtualMachine {vm}: nothing to import"
+            )));
+        }
+        if !chosen.iter().any(|there| there.uuid == domain.uuid) {
+            chosen.push(domain);
+        }
+    }
+    Ok(chosen)
+}
+
+fn no_domain(node: &str, domains: &[HostDomain], text: &str) -> Error {
+    let near = near(text, domains.iter().map(|domain| domain.name.as_str()));
+    let hint = match near.as_slice() {
+        [] => format!("`{} domains --node {node}` lists them", program()),
+        near => format!("did you mean {}?", near.join(" or ")),
+    };
+    Error::NotFound { what: format!("domain {text:?} on {node:?}"), hint }
+}
+
+/// What is to be done for each of `domains`; `there` are all VirtualMachines that are known.
+pub(crate) fn plan(node: &str, namespace: &str, domains: &[&HostDomain], there: &[VirtualMachine]) -> Vec<Plan> {
+    let mut taken: BTreeSet<String> =
+        there.iter().filter(|vm| vm.namespace().as_deref() == Some(namespace)).map(|vm| vm.name_any()).collect();
+    let plan = |domain: &&HostDomain| {
+        if let Some(vm) = observer(node, domain, there) {
+            return Plan::Done(format!("{}/{}", vm.namespace().unwrap_or_default(), vm.name_any()));
+        }
+        let name = Some(label(&domain.name)).filter(|name| !name.is_empty() && !taken.contains(name));
+        let name = name.unwrap_or_else(|| names::fit(&format!("{}-{}", base(&domain.name), &domain.uuid)));
+        taken.insert(name.clone());
+        Plan::Create(Box::new(vm(&name, namespace, node, domain)))
+    };
+    domains.iter().map(plan).collect()
+}
+
+/// The VirtualMachine that observes a domain.
+pub(crate) fn observer<'a>(node: &str, domain: &HostDomain, there: &'a [VirtualMachine]) -> Option<&'a VirtualMachine> {
+    there.iter().find(|vm| {
+        vm.spec.observed().is_some_and(|existing| existing.node_name == node && existing.uuid == domain.uuid)
+    })
+}
+
+fn vm(name: &str, namespace: &str, node: &str, domain: &HostDomain) -> VirtualMachine {
+    let spec = VirtualMachineSpec {
+        // Nobody starts or stops it: it says so even to those who do not know of spec.management.
+        run_strategy: RunStrategy::Manual,
+        management: Management::Observe,
+        existing_domain: Some(ExistingDomain { node_name: node.into(), uuid: domain.uuid.clone() }),
+        ..Default::default()
+    };
+    let mut vm = VirtualMachine::new(name, spec);
+    vm.metadata.namespace = Some(namespace.into());
+    vm
+}
+
+/// The name of an object for a domain: lower case, `-` for what a DNS label does not have, cut with a hash.
+fn label(domain: &str) -> String {
+    let mut label = String::new();
+    for c in domain.chars() {
+        match c.to_ascii_lowercase() {
+            c @ ('a'..='z' | '0'..='9') => label.push(c),
+            _ if label.ends_with('-') || label.is_empty() => {}
+            _ => label.push('-'),
+        }
+    }
+    names::fit(label.trim_end_matches('-'))
+}
+
+fn base(domain: &str) -> String {
+    let label = label(domain);
+    if label.is_empty() { "domain".into() } else { label }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kubevmm_api::vm::DomainState;
+
+    fn domain(number: u32, name: &str) -> HostDomain {
+        HostDomain {
+            uuid: format!("0a000000-0000-4000-8000-{number:012}"),
+            name: name.into(),
+            state: DomainState::Running,
+            mark: None,
+            orphan: false,
+        }
+    }
+
+    fn marked(number: u32, name: &str, orphan: bool) -> HostDomain {
+        let mark = serde_json::json!({"clusterID": "c", "namespace": "shop", "name": "web", "uid": "u", "epoch": 1});
+        HostDomain { mark: serde_json::from_value(mark).unwrap(), orphan, ..domain(number, name) }
+    }
+
+    fn names(plans: &[Plan]) -> Vec<String> {
+        let name = |plan: &Plan| match plan {
+            Plan::Create(vm) => vm.name_any(),
+            Plan::Done(vm) => format!("= {vm}"),
+        };
+        plans.iter().map(name).collect()
+    }
+
+    #[test]
+    fn domains_by_name_or_uuid_and_only_foreign_ones() {
+        let domains =
+            [domain(1, "win10"), domain(2, "Mail Server"), marked(3, "shop.web", false), marked(4, "x", true)];
+        let chosen = |asked: &[&str]| {
+            let asked: Vec<String> = asked.iter().map(ToString::to_string).collect();
+            choose("h1", &domains, &asked).map(|chosen| chosen.iter().map(|d| d.name.clone()).collect::<Vec<_>>())
+        };
+        assert_eq!(chosen(&[]).unwrap(), ["win10", "Mail Server"]);
+        assert_eq!(chosen(&["Mail Server", "0A000000-0000-4000-8000-000000000002"]).unwrap(), ["Mail Server"]);
+        let missing = chosen(&["win1"]).unwrap_err();
+        assert_eq!((missing.exit_code(), missing.to_string().contains("did you mean win10?")), (3, true), "{missing}");
+        assert_eq!(chosen(&["shop.web"]).unwrap_err().exit_code(), 5);
+        assert!(chosen(&["x"]).unwrap_err().to_string().contains("was the VirtualMachine shop/web"));
+    }
+
+    #[test]
+    fn names_that_are_no_kubernetes_names_become_ones() {
+        let domains =
+            [domain(1, "Mail Server"), domain(2, "mail_server"), domain(3, "日本"), domain(4, "a.b"), domain(5, "-x-")];
+        let chosen: Vec<_> = domains.iter().collect();
+        let planned = plan("h1", "shop", &chosen, &[]);
+        assert_eq!(
+            names(&planned),
+            [
+                "mail-server",
+                "mail-server-0a000000-0000-4000-8000-000000000002",
+                "domain-0a000000-0000-4000-8000-000000000003",
+                "a-b",
+                "x"
+            ]
+        );
+        let Plan::Create(vm) = &planned[0] else { panic!() };
+        assert_eq!(vm.spec.existing_domain.as_ref().unwrap().uuid, domains[0].uuid);
+        assert!(vm.spec.observed().is_some());
+        let long = domain(6, &"n".repeat(200));
+        assert_eq!(names(&plan("h1", "shop", &[&long], &[]))[0].len(), 63);
+    }
+
+    #[test]
+    fn what_is_imported_already_is_left_and_a_taken_name_is_avoided() {
+        let first = domain(1, "web");
+        let Plan::Create(there) = plan("h1", "shop", &[&first], &[]).remove(0) else { panic!() };
+        let there = [*there];
+        let second = domain(2, "web");
+        assert_eq!(
+            names(&plan("h1", "other", &[&first, &second], &there)),
+            ["= shop/web", "web"],
+            "by its UUID, in whatever namespace"
+        );
+        assert_eq!(
+            names(&plan("h2", "shop", &[&first], &there)),
+            ["web-0a000000-0000-4000-8000-000000000001"],
+            "another host's"
+        );
+    }
+}
