@@ -7,7 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 use kubevmm_api::VirtualMachine;
 use kubevmm_api::condition::{self, PROVISIONED, READY, RESTART_REQUIRED};
 use kubevmm_api::effective;
-use kubevmm_api::vm::VirtualMachineStatus;
+use kubevmm_api::vm::{DiskStatus, InterfaceStatus, VirtualMachineStatus};
 
 use crate::error::one_line;
 use crate::goal;
@@ -36,11 +36,19 @@ pub(crate) fn text(subject: &Subject<'_>) -> String {
     identity(&mut out, vm, subject.now);
     state(&mut out, vm, status, subject.now);
     placement(&mut out, vm, status);
-    hardware(&mut out, vm, subject.catalog);
+    if vm.spec.observed().is_none() {
+        hardware(&mut out, vm, subject.catalog);
+    }
     history(&mut out, vm, status, subject.now);
     conditions(&mut out, status, subject.now);
-    disks(&mut out, vm, status, subject.catalog);
-    interfaces(&mut out, vm, status);
+    // An observed domain has no objects of ours: what it has stands in the status.
+    if vm.spec.observed().is_some() {
+        observed_disks(&mut out, status);
+        observed_interfaces(&mut out, status);
+    } else {
+        disks(&mut out, vm, status, subject.catalog);
+        interfaces(&mut out, vm, status);
+    }
     events(&mut out, subject);
     out
 }
@@ -76,7 +84,11 @@ fn state(out: &mut String, vm: &VirtualMachine, status: &VirtualMachineStatus, n
     let started = status.domain.as_ref().filter(|domain| domain.state.is_active()).and_then(|d| d.start_time.as_ref());
     let started = started.map_or(String::new(), |time| format!(", started {}", moment(time.0, now)));
     field(out, "State", &format!("{}{started}", status.printable_status.as_deref().unwrap_or("Pending")));
-    field(out, "Run strategy", &word(&vm.spec.run_strategy));
+    if vm.spec.observed().is_some() {
+        field(out, "Management", "Observe: the domain is watched and never changed");
+    } else {
+        field(out, "Run strategy", &word(&vm.spec.run_strategy));
+    }
     if let Some(c) = condition::find(&status.conditions, RESTART_REQUIRED).filter(|c| c.status == "True") {
         field(out, "Restart needed", &one_line(&c.message));
     }
@@ -183,6 +195,12 @@ fn disks(out: &mut String, vm: &VirtualMachine, status: &VirtualMachineStatus, c
     section(out, "Disks", &["NAME", "DISK", "TARGET", "SIZE", "POOL", "NODE", "SOURCE", "STATE"], &rows);
 }
 
+fn observed_disks(out: &mut String, status: &VirtualMachineStatus) {
+    let row = |disk: &DiskStatus| vec![disk.name.clone(), disk.target.clone(), cell(disk.source.as_deref())];
+    let rows: Vec<_> = status.disks.iter().map(row).collect();
+    section(out, "Disks", &["NAME", "TARGET", "SOURCE"], &rows);
+}
+
 fn provisioned(conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]) -> String {
     match condition::find(conditions, PROVISIONED) {
         Some(c) if c.status == "True" => "provisioned".into(),
@@ -214,6 +232,15 @@ fn interfaces(out: &mut String, vm: &VirtualMachine, status: &VirtualMachineStat
         })
         .collect();
     section(out, "Interfaces", &["NAME", "NETWORK", "MODEL", "MAC", "ADDRESSES", "KNOWN FROM"], &rows);
+}
+
+fn observed_interfaces(out: &mut String, status: &VirtualMachineStatus) {
+    let row = |nic: &InterfaceStatus| {
+        let source = nic.source.map(|source| word(&source));
+        vec![nic.name.clone(), nic.mac_address.clone(), cell(Some(&nic.addresses.join(", "))), cell(source.as_deref())]
+    };
+    let rows: Vec<_> = status.interfaces.iter().map(row).collect();
+    section(out, "Interfaces", &["NAME", "MAC", "ADDRESSES", "KNOWN FROM"], &rows);
 }
 
 fn events(out: &mut String, subject: &Subject<'_>) {
@@ -274,6 +301,13 @@ mod tests {
     #[test]
     fn a_vm_that_waits_for_a_disk() {
         golden("describe-pending.txt", &describe(1, Ok(&[])));
+    }
+
+    #[test]
+    fn a_vm_that_is_only_watched() {
+        let vm = documents("observed.yaml").remove(0);
+        let subject = Subject { vm: &vm, catalog: &catalog(), events: Ok(&[]), now: now() };
+        golden("describe-observed.txt", &text(&subject));
     }
 
     #[test]

@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn a_record_says_where_and_what() {
         let hosts = hosts();
-        let first = serde_json::to_value(&records(&hosts)[0]).unwrap();
+        let first = serde_json::to_value(records(&hosts)[0]).unwrap();
         assert_eq!((&first["nodeName"], &first["kind"]), (&"h1".into(), &"Managed".into()));
         assert_eq!((&first["name"], &first["mark"]["name"]), (&"shop.web".into(), &"web".into()));
     }
