@@ -101,7 +101,7 @@ mod tests {
 
     /// Words of the code that look like a reason and are none: of Kubernetes' pods and nodes, actions of Events, and
     /// words of `printableStatus`.
-    const OTHER_WORDS: [&str; 35] = [
+    const OTHER_WORDS: [&str; 37] = [
         "Connect",
         "ContainerCreating",
         "Default",
@@ -118,8 +118,10 @@ mod tests {
         "IfNotPresent",
         "In",
         "Lease",
+        "Missing",
         "NoExecute",
         "Node",
+        "Observe",
         "Place",
         "PodInitializing",
         "PodScheduled",
