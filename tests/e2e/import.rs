@@ -4,9 +4,11 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use kubevmm_tests::host::Host;
-use kubevmm_tests::wait::within;
+use kubevmm_tests::wait::{wait_for, within};
 use kubevmm_tests::{Space, api};
+use serde_json::json;
 
+use crate::security::with_role;
 use crate::tools::{fails, succeeds};
 
 kubevmm_tests::stories! { alone: false;
@@ -119,7 +121,7 @@ fn a_hundred_domains_are_imported_by_one_command(space: &Space) -> Result<()> {
         let domains = succeeds(space, &["domains", "--node", "h2", "--no-headers"])?;
         Ok(domains.lines().filter(|line| line.contains(&prefix)).count())
     };
-    kubevmm_tests::wait::wait_for("all are listed", within(20), || Ok((listed()? == 100).then_some(())))?;
+    wait_for("all are listed", within(20), || Ok((listed()? == 100).then_some(())))?;
 
     let start = Instant::now();
     // The domains of other stories are left alone.
@@ -132,7 +134,7 @@ fn a_hundred_domains_are_imported_by_one_command(space: &Space) -> Result<()> {
     import(first)?;
     let said = import(&names)?;
     ensure!(said.lines().count() == rest.len(), "the second run goes on where the first one ended:\n{said}");
-    kubevmm_tests::wait::wait_for("all are watched", within(60), || {
+    wait_for("all are watched", within(60), || {
         let vms = space.api().list(api::VM, &space.namespace)?;
         let watched = vms.iter().filter(|vm| vm["status"]["domain"]["state"] == "Shutoff").count();
         Ok((watched == 100).then_some(()))
@@ -148,25 +150,31 @@ fn a_hundred_domains_are_imported_by_one_command(space: &Space) -> Result<()> {
 
 fn who_may_edit_a_namespace_may_not_import_into_it(space: &Space) -> Result<()> {
     let namespace = &space.namespace;
-    let manifest = format!(
-        "{{apiVersion: kubevmm.io/v1beta1, kind: VirtualMachine, metadata: {{name: theirs, namespace: {namespace}}}, spec: \
-         {{management: Observe, existingDomain: {{nodeName: h1, uuid: 0a000000-0000-4000-8000-000000000001}}}}}}"
-    );
-    space.apply(&format!(
-        "{{apiVersion: v1, kind: ServiceAccount, metadata: {{name: editor}}}}\n---\n\
-         {{apiVersion: rbac.authorization.k8s.io/v1, kind: RoleBinding, metadata: {{name: editor}}, roleRef: \
-         {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: edit}}, subjects: [{{kind: ServiceAccount, name: \
-         editor, namespace: {namespace}}}]}}"
-    ))?;
-    let editor = space.api().with_token_of(&space.cluster.lab.kubeconfig(), namespace, "editor")?;
-    let refused = editor.apply_yaml(&manifest).err().map(|error| format!("{error:#}")).unwrap_or_default();
+    let theirs = json!({
+        "apiVersion": "kubevmm.io/v1beta1", "kind": "VirtualMachine",
+        "metadata": {"name": "theirs", "namespace": namespace},
+        "spec": {
+            "runStrategy": "Manual", "management": "Observe",
+            "existingDomain": {"nodeName": "h1", "uuid": "0a000000-0000-4000-8000-000000000001"},
+        },
+    });
+    let editor = with_role(space, "edit")?;
+    let refused = wait_for("the editor's rights are known", within(30), || {
+        let refused = editor.apply(&theirs).err().map(|error| format!("{error:#}")).unwrap_or_default();
+        Ok((!refused.contains("cannot patch")).then_some(refused))
+    })?;
     ensure!(refused.contains("kubevmm-import"), "an editor may import, or is not told how to: {refused}");
-    space.apply(&format!(
-        "{{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRoleBinding, metadata: {{name: {namespace}}}, roleRef: \
-         {{apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: kubevmm-import}}, subjects: [{{kind: \
-         ServiceAccount, name: editor, namespace: {namespace}}}]}}"
-    ))?;
-    kubevmm_tests::wait::wait_for("the binding counts", within(10), || Ok(editor.apply_yaml(&manifest).ok()))?;
+
+    let account = format!("system:serviceaccount:{namespace}:edit");
+    space.cluster.kubectl([
+        "create",
+        "clusterrolebinding",
+        namespace,
+        "--clusterrole=kubevmm-import",
+        &format!("--user={account}"),
+    ])?;
+    wait_for("the binding counts", within(30), || Ok(editor.apply(&theirs).ok()))?;
+    space.cluster.kubectl(["delete", "clusterrolebinding", namespace])?;
     space.vm("theirs").condition("Ready", "False", "DomainMissing")?;
     space.vm("theirs").delete()
 }

@@ -10,6 +10,7 @@ mod closing;
 mod dead_host;
 mod deletion;
 mod hand_over;
+mod import;
 mod lost_store;
 mod placement;
 mod power;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         deletion::stories(),
         placement::stories(),
         security::stories(),
+        import::stories(),
         tools::stories(),
         basics::alone::stories(),
         survival::stories(),

@@ -102,7 +102,7 @@ fn placement_pods_are_restricted(space: &Space) -> Result<()> {
 }
 
 /// A user with one of the cluster's own roles in the story's namespace.
-fn with_role(space: &Space, role: &str) -> Result<ApiServer> {
+pub(crate) fn with_role(space: &Space, role: &str) -> Result<ApiServer> {
     let namespace = &space.namespace;
     space.apply(&format!(
         "{{apiVersion: v1, kind: ServiceAccount, metadata: {{name: {role}}}}}\n\

@@ -28,11 +28,19 @@ fn virtctl(space: &Space, arguments: &[&str]) -> Result<Output> {
         .with_context(|| format!("run {}: `cargo build -p virtctl`", beside.display()))
 }
 
-fn succeeds(space: &Space, arguments: &[&str]) -> Result<String> {
+/// The standard output of a virtctl that ends well.
+pub(crate) fn succeeds(space: &Space, arguments: &[&str]) -> Result<String> {
     let output = virtctl(space, arguments)?;
     let error = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "virtctl {arguments:?}: {}: {error}", output.status);
     Ok(String::from_utf8(output.stdout)?)
+}
+
+/// What a virtctl that fails says of it.
+pub(crate) fn fails(space: &Space, arguments: &[&str]) -> Result<String> {
+    let output = virtctl(space, arguments)?;
+    ensure!(!output.status.success(), "virtctl {arguments:?} succeeds");
+    Ok(String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
 fn virtctl_runs_lists_and_stops(space: &Space) -> Result<()> {
