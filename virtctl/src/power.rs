@@ -66,9 +66,7 @@ pub(crate) fn decide(verb: Verb, vm: &VirtualMachine, force: bool, id: &str, pro
             RunStrategy::Always,
             "starting: spec.runStrategy changed from Halted to Always; it is also started again after every stop",
         ),
-        (Verb::Start, RunStrategy::Manual) if wants_to_run => {
-            nothing(&format!("is {up} already: its last power request asks for it"))
-        }
+        (Verb::Start, RunStrategy::Manual) if wants_to_run => nothing(&format!("is {up} already")),
         (Verb::Start, RunStrategy::Manual) => {
             request(PowerAction::Start, false, id, "starting: spec.powerRequest Start")
         }
