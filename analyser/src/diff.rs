@@ -92,7 +92,7 @@ impl Comparison {
                     let is_no_difference = self.mode != Mode::Exact && filled::says_nothing(&self.place(), was);
                     self.path.pop();
                     if !is_no_difference {
-                        let step = self.path_step(was, from);
+                        let step = device::step(was, from);
                         self.add(Some(step), Some(was.to_xml().trim_end().to_owned()), None);
                     }
                 }
@@ -107,10 +107,6 @@ impl Comparison {
                 (None, None) => {}
             }
         }
-    }
-
-    fn path_step(&self, element: &Element, parent: &Element) -> String {
-        device::step(element, parent, self.path.last().is_some_and(|p| p == "devices"))
     }
 
     fn attributes(&mut self, from: &Element, to: &Element) {
@@ -159,19 +155,17 @@ impl Comparison {
     ) -> Vec<(String, Option<&'a Element>, Option<&'a Element>)> {
         let was: Vec<&Element> = from.elements().filter(|e| e.name() == name).collect();
         let is: Vec<&Element> = to.elements().filter(|e| e.name() == name).collect();
-        let is_device = self.path.last().is_some_and(|step| step == "devices") && self.path.len() == 1;
-        let partners = if is_device && self.mode != Mode::Exact {
-            device::partners(&was, &is)
-        } else {
-            (0..was.len()).map(|index| (index < is.len()).then_some(index)).collect()
+        let partners = match self.mode {
+            Mode::Exact => (0..was.len()).map(|index| (index < is.len()).then_some(index)).collect(),
+            Mode::Desired | Mode::Live => device::partners(&was, &is),
         };
         let mut pairs = Vec::with_capacity(was.len().max(is.len()));
         for (element, partner) in was.iter().zip(&partners) {
-            pairs.push((device::step(element, from, is_device), Some(*element), partner.map(|index| is[index])));
+            pairs.push((device::step(element, from), Some(*element), partner.map(|index| is[index])));
         }
         let is_left = |index: &usize| !partners.contains(&Some(*index));
         for index in (0..is.len()).filter(is_left) {
-            pairs.push((device::step(is[index], to, is_device), None, Some(is[index])));
+            pairs.push((device::step(is[index], to), None, Some(is[index])));
         }
         pairs
     }

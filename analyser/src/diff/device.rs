@@ -1,9 +1,9 @@
-//! Which devices of two domains are the same.
+//! Which elements of two domains are the same, where there can be several of a name: devices above all.
 
 use super::filled::number;
 use crate::tree::Element;
 
-/// For each device of one kind, its partner among those of another domain.
+/// For each element of one name, its partner among those of another domain.
 pub(super) fn partners(from: &[&Element], to: &[&Element]) -> Vec<Option<usize>> {
     let mut partners = vec![None; from.len()];
     let mut is_taken = vec![false; to.len()];
@@ -44,7 +44,7 @@ fn user_alias(device: &Element) -> Option<String> {
     alias.starts_with("ua-").then(|| alias.to_owned())
 }
 
-/// What libvirt allows once among the devices of a kind.
+/// What libvirt allows once among the elements of a name.
 fn key(device: &Element) -> Option<String> {
     let at = |path: &[&str], attribute: &str| device.at(path)?.attribute(attribute).map(str::to_owned);
     let own = |attribute: &str| device.attribute(attribute).map(str::to_owned);
@@ -72,15 +72,18 @@ fn key(device: &Element) -> Option<String> {
             let parts = ["domain", "bus", "slot", "function", "device", "uuid"].map(part);
             Some(parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(":"))
         }
-        "audio" => own("id"),
+        "audio" | "cell" | "sibling" | "iothread" => own("id"),
+        "feature" | "timer" | "entry" => own("name"),
+        "vcpupin" => own("vcpu"),
+        "memnode" => own("cellid"),
         _ => None,
     }
 }
 
 /// The element's name with what tells it from its siblings.
-pub(super) fn step(element: &Element, parent: &Element, is_device: bool) -> String {
+pub(super) fn step(element: &Element, parent: &Element) -> String {
     let name = element.name();
-    let known = is_device.then(|| user_alias(element).or_else(|| key(element))).flatten();
+    let known = user_alias(element).or_else(|| key(element));
     if let Some(known) = known.filter(|known| !known.is_empty()) {
         return format!("{name}[{known}]");
     }
