@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::scope::Scope;
 use crate::shapes::{self, Child, Shape};
-use crate::tree::{Element, Node, Tree};
+use crate::tree::{Element, Node, Tree, split_name};
 
 impl Tree {
     /// The same document in canonical form: without white space where libvirt's schemas have no text, and siblings of
@@ -32,7 +32,8 @@ pub(crate) fn root_shape(root: &Element) -> Option<&'static Shape> {
 
 /// What the schema says of a child of an element whose declarations are in `scope`.
 fn known(shape: &'static Shape, child: &Element, scope: &Scope) -> Option<&'static Child> {
-    shape.child(scope.namespace(child), child.local_name())
+    let (prefix, name) = split_name(child.name());
+    shape.child(scope.namespace(child, prefix), name)
 }
 
 /// `scope` has what is declared around the element.

@@ -46,9 +46,8 @@ impl Scope {
         self.namespaces.get(prefix).and_then(|namespaces| namespaces.last()).map_or("", String::as_str)
     }
 
-    /// The namespace of a child's own name.
-    pub(crate) fn namespace<'s>(&'s self, child: &'s Element) -> &'s str {
-        let prefix = child.prefix();
+    /// The namespace of a child's own name, which has this prefix.
+    pub(crate) fn namespace<'s>(&'s self, child: &'s Element, prefix: &str) -> &'s str {
         child.namespace_of(prefix).unwrap_or_else(|| self.resolve(prefix))
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use crate::canonical::root_shape;
 use crate::scope::Scope;
 use crate::shapes::{self, Shape};
-use crate::tree::{Element, Node, Tree, declared_prefix};
+use crate::tree::{Element, Node, Tree, declared_prefix, split_name};
 
 /// Something that no schema knows at its place. libvirt ignores most of such; it may be a slip, or newer than the
 /// schemas.
@@ -97,7 +97,8 @@ impl Search {
 
     /// A child, and its place among its siblings of that name.
     fn child(&mut self, child: &Element, place: usize, shape: &Shape) {
-        let known = shape.child(self.scope.namespace(child), child.local_name());
+        let (prefix, name) = split_name(child.name());
+        let known = shape.child(self.scope.namespace(child, prefix), name);
         let length = self.path.len();
         self.path.push('/');
         self.path.push_str(child.name());

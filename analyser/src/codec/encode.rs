@@ -163,7 +163,7 @@ impl<'a, S: Sink<'a>> Encoder<'a, '_, S> {
     fn place(&self, element: &'a Element, shape: Option<&'static Shape>) -> Place<'a> {
         let Some(shape) = shape else { return Place { element, child: None, is_declared_outside: true } };
         let (prefix, name) = split_name(element.name());
-        let namespace = self.scope.namespace(element);
+        let namespace = self.scope.namespace(element, prefix);
         let is_declared_outside = is_same(self.scope.resolve(prefix), namespace);
         Place { element, child: shape.child(namespace, name), is_declared_outside }
     }

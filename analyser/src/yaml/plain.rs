@@ -41,6 +41,10 @@ enum Word {
 
 /// The words that YAML 1.1 or 1.2 gives a meaning.
 fn word(text: &str) -> Option<Word> {
+    // Most texts begin like none of them.
+    if !matches!(text.as_bytes(), [b'~' | b'n' | b'N' | b't' | b'T' | b'y' | b'Y' | b'o' | b'O' | b'f' | b'F', ..]) {
+        return None;
+    }
     let mut lower = [0; 5];
     let lower = lower.get_mut(..text.len())?;
     lower.copy_from_slice(text.as_bytes());
