@@ -44,19 +44,15 @@ use crate::quantity::Quantity;
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
     {
-        "rule": "self.?management.orValue('Manage') == 'Observe' || has(self.className) || (has(self.memory) && has(self.memory.size))",
+        "rule": "self.management == 'Observe' || has(self.className) || (has(self.memory) && has(self.memory.size))",
         "message": "spec.memory.size is required when no spec.className gives it",
     },
     {
-        "rule": "(self.?management.orValue('Manage') == 'Observe') == has(self.existingDomain)",
+        "rule": "(self.management == 'Observe') == has(self.existingDomain)",
         "message": "spec.management Observe and spec.existingDomain come together: an observed VM is a domain that a host has already",
     },
     {
-        "rule": "self.?management.orValue('Manage') == oldSelf.?management.orValue('Manage')",
-        "message": "spec.management is immutable: create another VirtualMachine",
-    },
-    {
-        "rule": "self.?management.orValue('Manage') != 'Observe' || !has(self.powerRequest)",
+        "rule": "self.management != 'Observe' || !has(self.powerRequest)",
         "message": "spec.powerRequest is not accepted while spec.management is Observe: an observed domain is never changed",
     },
     {
@@ -123,6 +119,10 @@ pub struct VirtualMachineSpec {
     /// Manage (default): the domain is made and driven from this spec. Observe: a domain that a host has already is
     /// watched and never changed; nothing of this spec but existingDomain counts. Immutable.
     #[serde(default, skip_serializing_if = "crate::common::is_default")]
+    #[schemars(extend("default" = "Manage", "x-kubernetes-validations" = [{
+        "rule": "self == oldSelf",
+        "message": "management is immutable: create another VirtualMachine",
+    }]))]
     pub management: Management,
     /// The domain that is observed. `virtctl domains` lists what the hosts have. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
