@@ -19,11 +19,14 @@ use kubevmm_api::{
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 /// The first pause after a watch that failed.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest one: an API server that is back is noticed within this time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A watch that did not fail for this long has held.
+const HELD: Duration = Duration::from_secs(30);
 
 /// The objects of one kind that concern this host. Clones share them.
 #[derive(Clone)]
@@ -206,12 +209,16 @@ where
     Cache::start(Api::all(client.clone()), Config::default(), |_| {})
 }
 
-/// Doubling pauses with a short upper bound.
-struct Pauses(Duration);
+/// Doubling pauses with a short upper bound. The attempt itself counts as success to whoever resets them: only a watch
+/// that has held for a while begins anew with a short one.
+struct Pauses {
+    next: Duration,
+    last_failure: Option<Instant>,
+}
 
 impl Default for Pauses {
     fn default() -> Self {
-        Self(FIRST_PAUSE)
+        Self { next: FIRST_PAUSE, last_failure: None }
     }
 }
 
@@ -219,28 +226,33 @@ impl Iterator for Pauses {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        let pause = self.0;
-        self.0 = (pause * 2).min(LONGEST_PAUSE);
+        let now = Instant::now();
+        if self.last_failure.replace(now).is_some_and(|last| now - last > HELD) {
+            self.next = FIRST_PAUSE;
+        }
+        let pause = self.next;
+        self.next = (pause * 2).min(LONGEST_PAUSE);
         Some(pause)
     }
 }
 
 impl Backoff for Pauses {
-    fn reset(&mut self) {
-        *self = Self::default();
-    }
+    /// By time alone: see [`Pauses`].
+    fn reset(&mut self) {}
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_failed_watch_is_tried_again_within_five_seconds() {
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_watch_is_tried_again_within_five_seconds() {
         let mut pauses = Pauses::default();
         assert_eq!(pauses.next(), Some(FIRST_PAUSE));
-        assert_eq!(pauses.by_ref().nth(20), Some(LONGEST_PAUSE));
         pauses.reset();
-        assert_eq!(pauses.next(), Some(FIRST_PAUSE));
+        assert_eq!(pauses.next(), Some(FIRST_PAUSE * 2), "a list that has begun is no watch that holds");
+        assert_eq!(pauses.by_ref().nth(20), Some(LONGEST_PAUSE));
+        tokio::time::advance(HELD + Duration::from_secs(1)).await;
+        assert_eq!(pauses.next(), Some(FIRST_PAUSE), "it has held meanwhile");
     }
 }
