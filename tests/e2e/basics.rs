@@ -80,7 +80,8 @@ fn a_change_of_a_running_vm_waits_for_its_restart(space: &Space) -> Result<()> {
     let xml = vm.host()?.virsh(["dumpxml", &vm.domain()])?;
     ensure!(xml.contains(">40960</memory>"), "the restart did not bring the memory:\n{xml}");
     let pods = space.api().list(api::POD, &space.namespace)?;
-    let reserved: Vec<_> = pods.iter().map(|pod| &pod["spec"]["containers"][0]["resources"]["requests"]).collect();
+    let staying = pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+    let reserved: Vec<_> = staying.map(|pod| &pod["spec"]["containers"][0]["resources"]["requests"]).collect();
     let memory = ((40 + 160) << 20).to_string();
     ensure!(
         matches!(reserved.as_slice(), [one] if one["cpu"] == "200m" && one["memory"] == memory.as_str()),
