@@ -61,14 +61,10 @@ pub struct EffectiveSeed {
     pub network_data_digest: Option<String>,
 }
 
-/// What the spec gives the placement pod. A restart keeps the pod, and with it all of this; a VM that was off gets a
-/// new one.
+/// What the spec gives the placement pod: with another one, the VM is placed anew at its next start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EffectivePlacement {
-    /// The placement (status.placement.epoch) that it was.
-    #[serde(default, skip_serializing_if = "crate::common::is_default")]
-    pub epoch: i64,
     /// CPU request, where one is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_request: Option<Quantity>,
@@ -193,7 +189,6 @@ fn seed(cloud_init: &CloudInit) -> EffectiveSeed {
 fn placement(vm: &VirtualMachineSpec, class: Option<&VirtualMachineClassSpec>) -> EffectivePlacement {
     let wanted = vm.placement.clone().unwrap_or_default();
     EffectivePlacement {
-        epoch: 0,
         cpu_request: cpu_request(vm, class),
         node_selector: wanted.node_selector,
         tolerations: wanted.tolerations,

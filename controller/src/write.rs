@@ -89,7 +89,16 @@ async fn set_finalizers<K: Object>(api: &Api<K>, object: &K, finalizers: Vec<Str
 
 /// Creates `object`.
 pub async fn create<K: Object>(api: &Api<K>, object: &K) -> Result<Created<K>, Error> {
-    create_with(api, object, false).await
+    let params = PostParams { dry_run: false, field_manager: Some(MANAGER_CONTROLLER.into()) };
+    match api.create(&params, object).await {
+        Ok(created) => Ok(Created::Yes(Box::new(created))),
+        Err(error) => match api_status(&error) {
+            Some(status) if status.code == 404 || is_namespace_terminating(status) => Ok(Created::NoNamespace),
+            Some(status) if status.code == 409 => Ok(Created::Exists),
+            Some(status) if matches!(status.code, 400 | 403 | 422) => Ok(Created::Refused(status.message.clone())),
+            _ => Err(Error::api("create", describe(object), error)),
+        },
+    }
 }
 
 /// Whether the namespace of `object`, which exists in it, is being deleted: whether the API server would refuse the
@@ -101,18 +110,13 @@ pub async fn is_namespace_ending<K: Object>(api: &Api<K>, object: &K) -> Result<
         namespace: object.meta().namespace.clone(),
         ..ObjectMeta::default()
     };
-    Ok(matches!(create_with(api, &same, true).await?, Created::NoNamespace))
-}
-
-async fn create_with<K: Object>(api: &Api<K>, object: &K, dry_run: bool) -> Result<Created<K>, Error> {
-    let params = PostParams { dry_run, field_manager: Some(MANAGER_CONTROLLER.into()) };
-    match api.create(&params, object).await {
-        Ok(created) => Ok(Created::Yes(Box::new(created))),
+    let params = PostParams { dry_run: true, field_manager: Some(MANAGER_CONTROLLER.into()) };
+    match api.create(&params, &same).await {
+        Ok(_) => Ok(false),
         Err(error) => match api_status(&error) {
-            Some(status) if status.code == 404 || is_namespace_terminating(status) => Ok(Created::NoNamespace),
-            Some(status) if status.code == 409 => Ok(Created::Exists),
-            Some(status) if matches!(status.code, 400 | 403 | 422) => Ok(Created::Refused(status.message.clone())),
-            _ => Err(Error::api("create", describe(object), error)),
+            // Any other refusal is somebody's word about the object, not about the namespace.
+            Some(status) if status.code < 500 => Ok(is_namespace_terminating(status)),
+            _ => Err(Error::api("ask for the namespace of", describe(object), error)),
         },
     }
 }

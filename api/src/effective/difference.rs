@@ -97,14 +97,8 @@ fn seed_fields(running: Option<&EffectiveSeed>, wanted: Option<&EffectiveSeed>) 
 }
 
 fn placement_fields(running: &EffectivePlacement, wanted: &EffectivePlacement) -> Vec<String> {
-    let EffectivePlacement {
-        epoch: _,
-        cpu_request,
-        node_selector,
-        tolerations,
-        priority_class_name,
-        user_data_secret_name,
-    } = running;
+    let EffectivePlacement { cpu_request, node_selector, tolerations, priority_class_name, user_data_secret_name } =
+        running;
     let same_request = match (cpu_request, &wanted.cpu_request) {
         (Some(a), Some(b)) => same_quantity(a, b),
         (a, b) => a == b,

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use kube::ResourceExt;
 use kubevmm_api::condition::{self, HOST_RELEASED, Wanted};
+use kubevmm_api::vm::DomainState;
 use kubevmm_api::{VirtualMachine, VirtualMachineDisk, effective};
 
 use crate::disk::status::Owned;
@@ -95,7 +96,8 @@ fn is_free(view: &View<'_>) -> bool {
         // A VM that is being deleted gives its disks back itself, when its host has released it. One that is off keeps
         // its domain defined: the executor defines it anew, without the disk, before it starts it.
         Some(vm) => {
-            let runs = left.any(|(_, domain, _)| domain.state.is_active());
+            // A domain that crashed may keep its QEMU, for somebody to look into it.
+            let runs = left.any(|(_, domain, _)| domain.state != DomainState::Shutoff);
             !is_deleting(vm) && !names(vm, name(view.disk)) && is_off(vm) && !runs
         }
     }

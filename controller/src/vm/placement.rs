@@ -61,8 +61,12 @@ pub fn decide(view: &View, disks: &Disks) -> Placing {
         (false, ..) => off(view, &status, placing),
         // It runs where it was left: it gets its pod back, not a move.
         (true, Some(_), None) if is_active(&status) && current.release == Release::None && current.epoch > 0 => {
-            let pod_name = Some(names::placement_pod(view.name(), view.uid(), current.epoch));
-            Placing { placement: Some(PlacementStatus { pod_name, ..current }), ..placing }
+            let pod_name = names::placement_pod(view.name(), view.uid(), current.epoch);
+            if view.pod(&pod_name).is_some_and(is_deleting) {
+                // Our own deletion is not to look like an eviction: the pod is made again once it is gone.
+                return placing;
+            }
+            Placing { placement: Some(PlacementStatus { pod_name: Some(pod_name), ..current }), ..placing }
         }
         (true, Some(node), Some(pod)) => placed_on(view, disks, &status, node, pod, placing),
         (true, ..) => attempt(view, disks, &status, placing),
@@ -160,7 +164,21 @@ fn placed_on(
     let Some(pod) = view.pod(pod_name) else {
         return make_again(view, current.epoch, node, active, placing);
     };
-    match phase(pod) {
+    let (phase, outdated) = (phase(pod), is_outdated(pod, view));
+    if outdated {
+        // What it asks for now counts from the next start on, which so waits for the pod of another placement.
+        current.confirmed = None;
+        if !active && !matches!(phase, Phase::Leaving(_) | Phase::Ended(_)) {
+            (current.pod_name, current.pod_uid) = (None, None);
+            placing.after.push(delete_pod(pod, None));
+            let message = "the VM asks for something else than its last placement pod: it is placed anew";
+            placing.scheduled = Wanted::no(SCHEDULED, "Scheduling", message);
+            placing.placement = Some(current);
+            return placing;
+        }
+        placing.placement = Some(current.clone());
+    }
+    match phase {
         Phase::Leaving(why) => leave(view, disks, pod, node, &why, placing),
         Phase::Ended(why) => {
             placing.after.push(delete_pod(pod, Some(why.clone())));
@@ -170,18 +188,7 @@ fn placed_on(
             }
             placing
         }
-        // What it asks for now counts from the next start on, which so waits for the pod of another placement.
-        Phase::Running(on) if on == node && is_outdated(pod, view) => {
-            current.confirmed = None;
-            if !active {
-                (current.pod_name, current.pod_uid) = (None, None);
-                placing.after.push(delete_pod(pod, None));
-                let message = "the VM asks for something else than its last placement pod: it is placed anew";
-                placing.scheduled = Wanted::no(SCHEDULED, "Scheduling", message);
-            }
-            placing.placement = Some(current);
-            placing
-        }
+        Phase::Running(on) if on == node && outdated => placing,
         Phase::Running(on) if on == node => {
             current.pod_uid = Some(uid(pod).to_owned());
             // Disks that the VM got since it was placed.
@@ -234,10 +241,12 @@ fn make_again(view: &View, epoch: i64, node: &str, active: bool, mut placing: Pl
     placing
 }
 
-/// The placement pod of a placed VM that somebody else has deleted, while nothing is done about it yet.
+/// The placement pod of a placed VM that somebody else has deleted, while nothing is done about it yet. On a host that is
+/// silent nothing is done.
 pub fn evicted(view: &View) -> Option<&Pod> {
-    let placement =
-        view.vm.status.as_ref()?.placement.as_ref().filter(|placement| placement.release == Release::None)?;
+    let status =
+        view.vm.status.as_ref().filter(|status| status.node_name.as_deref().is_some_and(|n| view.hosts.is_live(n)))?;
+    let placement = status.placement.as_ref().filter(|placement| placement.release == Release::None)?;
     let pod = view.pod(placement.pod_name.as_deref()?)?;
     (!is_deleting(view.vm.as_ref()) && is_deleting(pod)).then_some(pod)
 }
@@ -349,6 +358,11 @@ fn attempt(view: &View, disks: &Disks, status: &VirtualMachineStatus, mut placin
         return waiting(placing, "Scheduling", "Scheduling", "a host is being looked for".into());
     };
     let phase = phase(pod);
+    if !is_deleting(pod) && is_outdated(pod, view) {
+        placing.after.push(delete_pod(pod, None));
+        let message = "the VM asks for something else than its placement pod: another one follows";
+        return waiting(placing, "Scheduling", "Scheduling", message.into());
+    }
     let ended = matches!(phase, Phase::Leaving(_) | Phase::Ended(_)) && pod.metadata.deletion_timestamp.is_none();
     if let Some(node) = node_of(pod).filter(|node| !ended && !hosts.iter().any(|host| host == node)) {
         // What a host lacks before all have reported it may well have.

@@ -194,15 +194,22 @@ fn a_vm_that_starts_again_prefers_its_host_and_gets_a_new_epoch() {
     assert_eq!(epoch_of(pod), "2");
 }
 
+/// The pod of this epoch for a VM without wishes, where `spec` and `status` put it.
+fn made(epoch: i64, node: Option<&str>, phase: &str) -> Arc<Pod> {
+    let mut made = build(&view("", ""), epoch, &["a".into()], None).unwrap();
+    made.metadata.uid = Some(format!("pod-{epoch}"));
+    made.spec.as_mut().unwrap().node_name = node.map(Into::into);
+    made.status = Some(PodStatus { phase: Some(phase.into()), ..Default::default() });
+    Arc::new(made)
+}
+
+const OTHER_WISHES: [&str; 3] =
+    ["cpu: {request: '2'}", "placement: {nodeSelector: {disk: ssd}}", "cloudInit: {userDataSecretName: s}"];
+
 #[test]
 fn a_vm_that_asks_for_something_else_is_placed_anew_at_its_next_start() {
-    let mut made = build(&view("", ""), 1, &["a".into()], None).unwrap();
-    made.metadata.uid = Some("pod-1".into());
-    made.spec.as_mut().unwrap().node_name = Some("a".into());
-    made.status = Some(PodStatus { phase: Some("Running".into()), ..Default::default() });
-    let made = Arc::new(made);
-    let decided = |spec: &str, status: &str| outcome(&view(spec, &placed(status)).pods(&[Arc::clone(&made)]));
-
+    let pod = made(1, Some("a"), "Running");
+    let decided = |spec: &str, status: &str| outcome(&view(spec, &placed(status)).pods(&[Arc::clone(&pod)]));
     for grace in ["", "terminationGracePeriodSeconds: 5"] {
         let (steps, status) = decided(grace, ACTIVE);
         assert_eq!(
@@ -211,24 +218,49 @@ fn a_vm_that_asks_for_something_else_is_placed_anew_at_its_next_start() {
             "the pod is what it asks for"
         );
     }
-    for asked in ["cpu: {request: '2'}", "placement: {nodeSelector: {disk: ssd}}", "cloudInit: {userDataSecretName: s}"]
-    {
+    for asked in OTHER_WISHES {
         let (steps, status) = decided(asked, ACTIVE);
-        let placement_while_on = placement(&status);
-        assert_eq!(
-            (steps, placement_while_on.confirmed),
-            (vec![], None),
-            "{asked}: it runs on, and starts by another word"
-        );
-        assert_eq!((placement_while_on.epoch, placement_while_on.pod_uid.as_deref()), (1, Some("pod-1")));
+        let while_on = placement(&status);
+        assert_eq!((steps, while_on.confirmed), (vec![], None), "{asked}: it runs on, and starts by another word");
+        assert_eq!((while_on.epoch, while_on.pod_uid.as_deref()), (1, Some("pod-1")));
         let (steps, status) = decided(asked, "");
         assert_eq!(steps, ["delete pod-1"], "{asked}");
-        let placement_when_off = placement(&status);
-        assert_eq!(
-            (placement_when_off.epoch, placement_when_off.pod_name, placement_when_off.confirmed),
-            (1, None, None)
-        );
+        let when_off = placement(&status);
+        assert_eq!((when_off.epoch, when_off.pod_name, when_off.confirmed), (1, None, None));
     }
+}
+
+#[test]
+fn the_word_to_start_is_taken_back_wherever_the_outdated_pod_is() {
+    let leaving = {
+        let mut pod = made(1, Some("a"), "Running");
+        Arc::make_mut(&mut pod).metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+        pod
+    };
+    for pod in [made(1, None, "Pending"), made(1, Some("a"), "Pending"), leaving] {
+        let (_, status) = outcome(&view(OTHER_WISHES[0], &placed(ACTIVE)).pods(&[Arc::clone(&pod)]));
+        assert_eq!(placement(&status).confirmed, None, "{:?}", pod.spec);
+    }
+    let (steps, status) = outcome(&view(OTHER_WISHES[0], &placed("")).pods(&[made(1, None, "Pending")]));
+    assert_eq!((steps, placement(&status).pod_name), (vec!["delete pod-1".to_owned()], None), "nothing to wait for");
+}
+
+#[test]
+fn nothing_is_placed_by_a_pod_that_is_outdated_already() {
+    for phase in ["Pending", "Running"] {
+        let (steps, status) = outcome(&view(OTHER_WISHES[1], "").pods(&[made(1, Some("a"), phase)]));
+        assert_eq!((steps, status.unwrap().node_name), (vec!["delete pod-1".to_owned()], None), "{phase}");
+    }
+}
+
+#[test]
+fn our_own_deletion_of_a_pod_is_no_eviction() {
+    // The host has started the VM by the last word, while its pod was given up.
+    let status = format!("nodeName: a, placement: {{epoch: 1}}, {ACTIVE}");
+    let (steps, written) = outcome(&view("", &status).pods(&[leaving(1, "a", 1)]));
+    assert_eq!((steps, placement(&written).release, placement(&written).pod_name), (vec![], Release::None, None));
+    let (_, written) = outcome(&view("", &status));
+    assert_eq!(placement(&written).pod_name, Some(names::placement_pod("web", "u", 1)), "it gets its pod back");
 }
 
 #[test]
