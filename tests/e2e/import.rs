@@ -67,7 +67,8 @@ fn a_foreign_domain_is_watched_and_never_changed(space: &Space) -> Result<()> {
     let foreign = Foreign::define(space, space.cluster.host("h1"))?;
     let before = foreign.picture()?;
     let uuid = foreign.host.virsh(["domuuid", &foreign.name])?.trim().to_owned();
-    ensure!(kind_of(space, &uuid)? == "Foreign", "it is not shown as foreign");
+    // What is foreign is told every ten seconds.
+    wait_for("it is shown as foreign", within(30), || Ok((kind_of(space, &uuid)? == "Foreign").then_some(())))?;
 
     let said = succeeds(space, &["import", "--node", "h1", &foreign.name])?;
     let name = said.split(['/', ' ']).nth(1).unwrap_or_default().to_owned();
@@ -121,7 +122,7 @@ fn a_hundred_domains_are_imported_by_one_command(space: &Space) -> Result<()> {
         let domains = succeeds(space, &["domains", "--node", "h2", "--no-headers"])?;
         Ok(domains.lines().filter(|line| line.contains(&prefix)).count())
     };
-    wait_for("all are listed", within(20), || Ok((listed()? == 100).then_some(())))?;
+    wait_for("all are listed", within(40), || Ok((listed()? == 100).then_some(())))?;
 
     let start = Instant::now();
     // The domains of other stories are left alone.

@@ -19,6 +19,7 @@ use kubevmm_api::condition::Wanted;
 use kubevmm_api::hypervisor::{AcceleratorStatus, HostDomain, HostImage, HostNetwork, HostPool};
 use kubevmm_api::{Hypervisor, HypervisorStatus, MANAGER_EXECUTOR};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 pub use inventory::{forward_events, run as run_inventory};
 pub use status::{HostFacts, Pieces};
@@ -133,7 +134,7 @@ impl Writer {
         // The answer of the last write: newer than the watch, until the watch moves.
         let mut base = self.watched();
         let mut waiting = Vec::new();
-        let mut pause = None;
+        let mut retry = None;
         loop {
             tokio::select! {
                 message = messages.recv() => match message {
@@ -142,11 +143,9 @@ impl Writer {
                     None => return,
                 },
                 _ = changes.changed() => base = self.watched(),
-                () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
+                () = tokio::time::sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => {}
             }
-            if pause.is_none() {
-                tokio::time::sleep(DEBOUNCE).await;
-            }
+            tokio::time::sleep(DEBOUNCE).await;
             while let Ok(message) = messages.try_recv() {
                 match message {
                     Message::Set(change) => change(&mut self.pieces),
@@ -157,14 +156,18 @@ impl Writer {
                 changes.mark_unchanged();
                 base = self.watched();
             }
-            pause = match self.write(&mut base).await {
+            if retry.is_some_and(|at| at > Instant::now()) {
+                // What comes meanwhile does not make the API server well.
+                continue;
+            }
+            retry = match self.write(&mut base).await {
                 Ok(()) => {
                     waiting.drain(..).for_each(|done| _ = done.send(()));
                     None
                 }
                 Err(error) => {
                     tracing::warn!(hypervisor = self.node, %error, "cannot write the Hypervisor's status; trying again");
-                    Some(RETRY)
+                    Some(Instant::now() + RETRY)
                 }
             };
         }
