@@ -54,6 +54,12 @@ pub(crate) fn decide(verb: Verb, vm: &VirtualMachine, force: bool, id: &str, pro
     if vm.metadata.deletion_timestamp.is_some() {
         return Decision::Refuse(format!("{name} is being deleted: wait until it is gone, then create it anew"));
     }
+    if let Some(existing) = vm.spec.observed() {
+        let node = &existing.node_name;
+        return Decision::Refuse(format!(
+            "{name} is only watched (spec.management is Observe): use virsh on its host {node}"
+        ));
+    }
     let status = vm.status.clone().unwrap_or_default();
     let active = status.domain.as_ref().is_some_and(|domain| domain.state.is_active());
     let up = if condition::is_true(&status.conditions, READY) { "running" } else { "starting" };
@@ -158,6 +164,14 @@ mod tests {
             }
             Decision::Nothing { .. } => "nothing".into(),
             Decision::Refuse(_) => "refused".into(),
+        }
+    }
+
+    #[test]
+    fn what_is_only_watched_is_neither_started_nor_stopped() {
+        let observed = "{management: Observe, existingDomain: {nodeName: h1, uuid: u}}";
+        for verb in [Verb::Start, Verb::Stop, Verb::Restart] {
+            assert_eq!(outcome(verb, observed, ON, false), "refused");
         }
     }
 

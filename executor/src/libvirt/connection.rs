@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
 use virt::sys;
@@ -14,6 +14,9 @@ use super::error::{ErrorCode, Failure, Result};
 use super::event::{CloseReason, EventSender, Events};
 use super::ffi::{c_string, c_string_or_null, check, copy_string, pointer, take_string};
 use super::{event, event_loop};
+
+/// A connection that is younger is not given up for an error of a daemon behind it, which a new one would have as well.
+const SETTLED: Duration = Duration::from_secs(60);
 
 /// How to talk to libvirt.
 #[derive(Clone, Debug)]
@@ -130,6 +133,7 @@ struct Inner {
     pool: Arc<CallPool>,
     guest_places: Semaphore,
     closed: Arc<callback::Closed>,
+    opened: Instant,
 }
 
 /// A `virConnectPtr` with its callbacks.
@@ -191,7 +195,17 @@ impl Connection {
             Failure { code: ErrorCode::ConnectionLost, ..failure }.on("virConnectOpen", &format!("hypervisor {uri}"))
         })?;
         let guest_places = Semaphore::new((options.max_calls / 2).max(1));
-        Ok(Self { inner: Arc::new(Inner { open: Some(open), uri, options, pool, guest_places, closed }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                open: Some(open),
+                uri,
+                options,
+                pool,
+                guest_places,
+                closed,
+                opened: Instant::now(),
+            }),
+        })
     }
 
     /// Waits until the connection has ended, and says why.
@@ -245,22 +259,21 @@ impl Connection {
         self.inner.pool.run(limit, call).await.map_err(|failure| failure.on(operation, object))
     }
 
-    /// An RPC error may also come from a daemon behind the one that we talk to; only a dead connection counts as lost.
+    /// An RPC error may also come from a daemon behind the one that we talk to (virtqemud keeps one connection to each of
+    /// its fellows for a client, and never opens it again): a new connection helps then, but not this call.
     fn judge(&self, failure: Failure) -> Failure {
         if failure.code != ErrorCode::ConnectionLost {
             return failure;
         }
         // SAFETY: the connection is open as long as `self` lives; the call is local.
         let dead = self.raw().is_ok_and(|conn| unsafe { sys::virConnectIsAlive(conn) } == 0);
-        if dead {
+        if dead || self.inner.opened.elapsed() > SETTLED {
             // The close callback brings the reason, but later, by the event loop.
             self.inner
                 .closed
                 .send_if_modified(|reason| reason.is_none() && reason.replace(CloseReason::Error).is_none());
-            failure
-        } else {
-            Failure { code: ErrorCode::SystemError, ..failure }
         }
+        if dead { failure } else { Failure { code: ErrorCode::SystemError, ..failure } }
     }
 
     fn raw(&self) -> Result<sys::virConnectPtr, Failure> {

@@ -3,7 +3,6 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
-use kubevmm_api::effective::EffectiveSpec;
 use kubevmm_api::power::pending;
 use kubevmm_api::vm::LastPowerRequest;
 use tokio::time::Instant;
@@ -62,7 +61,7 @@ impl Task {
         }
         self.reread().await;
         // What runs must be known to be of this spec even if this process ends right after the start.
-        self.own.effective = Some(self.placed(prepared.effective));
+        self.own.effective = Some(prepared.effective);
         self.persist().await?;
         self.prove_placement().await.map_err(api_unavailable)?;
         if self.vm.metadata.generation != generation || !self.may_start() {
@@ -83,17 +82,6 @@ impl Task {
         tracing::info!("the domain has started");
         self.event(false, "Start", "Started", format!("the domain {} has started", self.identity.name));
         Ok(())
-    }
-
-    /// The merged spec with what the placement pod was made from: a start at the same placement changes none of that.
-    fn placed(&self, mut effective: EffectiveSpec) -> EffectiveSpec {
-        let status = self.status();
-        let epoch = status.placement.map_or(0, |placement| placement.epoch);
-        match status.effective {
-            Some(before) if before.placement.epoch == epoch => effective.placement = before.placement,
-            _ => effective.placement.epoch = epoch,
-        }
-        effective
     }
 
     async fn reread(&mut self) {
@@ -202,32 +190,4 @@ fn is_under_way(reason: &str) -> bool {
 
 pub(super) fn api_unavailable(why: impl Display) -> NotYet {
     NotYet::backoff("ApiUnavailable", format!("a start needs the API server: {why}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::vm::fakes::{Fake, vm};
-    use kubevmm_api::effective::merge;
-    use tokio::sync::mpsc;
-
-    #[tokio::test]
-    async fn a_start_at_the_same_placement_keeps_what_its_pod_was_made_from() {
-        let merged = |spec: &str| merge("web", "u", &serde_yaml_ng::from_str(spec).unwrap(), None, None).unwrap();
-        let before = merged("{memory: {size: 1Gi}, placement: {nodeSelector: {disk: ssd}}}");
-        let now = merged("{memory: {size: 2Gi}, placement: {nodeSelector: {disk: hdd}}}");
-        let (_, inbox) = mpsc::unbounded_channel();
-        let mut task = Task::new(Fake::default().hands(), Arc::new(vm("{memory: {size: 2Gi}}", 7)), inbox);
-        task.own.effective = Some(task.placed(before.clone()));
-        assert_eq!(task.own.effective.as_ref().unwrap().placement.epoch, 7);
-
-        let again = task.placed(now.clone());
-        assert_eq!((&again.memory, &again.placement.node_selector), (&now.memory, &before.placement.node_selector));
-
-        let mut placed_anew = vm("{memory: {size: 2Gi}}", 8);
-        placed_anew.status.as_mut().unwrap().effective.clone_from(&task.own.effective);
-        task.vm = Arc::new(placed_anew);
-        let anew = task.placed(now.clone());
-        assert_eq!((anew.placement.epoch, anew.placement.node_selector), (8, now.placement.node_selector));
-    }
 }

@@ -1,6 +1,6 @@
 //! The Events of a VM that follow from the step from one status to the next. Pure.
 
-use kubevmm_api::condition::{RESTART_REQUIRED, is_true};
+use kubevmm_api::condition::{RESTART_REQUIRED, find, is_true};
 use kubevmm_api::vm::{LastPowerRequest, PowerResult, VirtualMachineStatus};
 
 /// An Event to be sent.
@@ -18,7 +18,9 @@ pub(super) struct News {
 
 /// What is new in `after`. The notes tell no more than the reasons: a series of Events keeps the first one's note.
 pub(super) fn news(before: &VirtualMachineStatus, after: &VirtualMachineStatus) -> Vec<News> {
-    let restart = is_true(&after.conditions, RESTART_REQUIRED) && !is_true(&before.conditions, RESTART_REQUIRED);
+    // What is only known again is no news.
+    let restart = is_true(&after.conditions, RESTART_REQUIRED)
+        && find(&before.conditions, RESTART_REQUIRED).is_none_or(|before| before.status == "False");
     let restart = restart.then(|| News {
         warning: false,
         action: "Update".into(),
@@ -68,6 +70,7 @@ mod tests {
         assert_eq!(told(&no, &yes), ["RestartRequired"]);
         assert_eq!(told(&yes, &needed("True", "b")), Vec::<String>::new());
         assert_eq!(told(&yes, &no), Vec::<String>::new());
+        assert_eq!(told(&needed("Unknown", "a"), &yes), Vec::<String>::new(), "libvirt was away meanwhile");
     }
 
     #[test]

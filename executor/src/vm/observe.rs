@@ -18,12 +18,14 @@ use super::backoff::Backoff;
 use super::cluster::{Cluster, name_of};
 use super::domains::{Identity, Observed, Reading};
 use super::status::{addresses_of_running, agent_of_running, own_part};
-use super::task::{Hands, Input, now};
+use super::task::{Hands, Input, is_older, now};
 use crate::api::{is_conflict, is_not_found};
-use crate::libvirt::DomainEvent;
+use crate::libvirt::{DomainEvent, Lifecycle};
 
 /// The pause before libvirt or the API server is asked again.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// The longest one, while libvirt answers with an error.
+const LOOK_AGAIN_AT_LAST: Duration = Duration::from_secs(300);
 
 /// What libvirt says of the domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,10 +54,12 @@ pub(super) struct Observer {
     inbox: mpsc::UnboundedReceiver<Input>,
     answers: (mpsc::UnboundedSender<Input>, mpsc::UnboundedReceiver<Input>),
     seen: Option<Seen>,
-    look_at: Option<Instant>,
+    looks: Backoff,
     /// The API server must be asked whether the VM is still there.
     left: Option<Instant>,
     was_active: Option<bool>,
+    /// libvirt's number of the run that is seen.
+    id: Option<Option<u32>>,
     interfaces: Vec<InterfaceStatus>,
     addresses: Schedule,
     asking: bool,
@@ -75,9 +79,10 @@ impl Observer {
             inbox,
             answers: mpsc::unbounded_channel(),
             seen: None,
-            look_at: None,
+            looks: Backoff::new(LOOK_AGAIN, LOOK_AGAIN_AT_LAST),
             left: None,
             was_active: None,
+            id: None,
             interfaces: Vec::new(),
             addresses: Schedule::default(),
             asking: false,
@@ -102,7 +107,8 @@ impl Observer {
     }
 
     async fn look(&mut self) {
-        if self.seen.is_some() && self.look_at.is_none_or(|at| at > Instant::now()) {
+        let unanswered = matches!(self.seen, Some(Seen::Unreachable(_)));
+        if (self.seen.is_some() && !unanswered) || self.looks.wait(Instant::now()).is_some() {
             return;
         }
         let seen = match self.domains.observe(self.identity.uuid).await {
@@ -112,9 +118,10 @@ impl Observer {
             Err(error) if error.is_not_found() => Seen::Missing,
             Err(error) => Seen::Unreachable(error.to_string()),
         };
-        let unreachable = matches!(seen, Seen::Unreachable(_));
-        self.look_at = unreachable.then(|| Instant::now() + LOOK_AGAIN);
-        if !unreachable {
+        if matches!(seen, Seen::Unreachable(_)) {
+            self.looks.fail(Instant::now());
+        } else {
+            self.looks.reset();
             self.note_run(&seen);
         }
         self.seen = Some(seen);
@@ -134,15 +141,16 @@ impl Observer {
             Seen::There(observed) => interfaces(&observed.info),
             _ => Vec::new(),
         };
+        let id = seen.active().map(|observed| observed.info.id);
         let same = self.interfaces.iter().map(nic).eq(interfaces.iter().map(nic));
-        if !same || !active {
+        if !same || !active || self.id != id {
             self.run += 1;
             self.interfaces = interfaces;
+            self.id = id;
+            self.addresses.stop();
         }
         if active && !addresses::all_known(&self.interfaces) {
             self.addresses.restart(Instant::now());
-        } else {
-            self.addresses.stop();
         }
     }
 
@@ -215,7 +223,8 @@ impl Observer {
     /// Waits for the next thing to do. `false`: nobody needs this task any more.
     async fn wait(&mut self) -> bool {
         let now = Instant::now();
-        let wake = [self.look_at, self.left, self.addresses_due(), self.writes.wait(now)].into_iter().flatten().min();
+        let wake =
+            [self.looks.wait(now), self.left, self.addresses_due(), self.writes.wait(now)].into_iter().flatten().min();
         tokio::select! {
             input = self.inbox.recv() => match input {
                 Some(input) => self.take(input),
@@ -233,12 +242,23 @@ impl Observer {
         true
     }
 
+    fn look_anew(&mut self) {
+        self.seen = None;
+        self.looks.reset();
+    }
+
     fn take(&mut self, input: Input) {
         match input {
+            Input::Object { vm, .. } if is_older(&vm, &self.vm) => {}
             Input::Object { vm, .. } => self.vm = vm,
             Input::Left => self.left = Some(Instant::now()),
-            Input::Domain(event) if changes(&event) => self.seen = None,
-            Input::Reread => self.seen = None,
+            Input::Domain(event) if changes(&event) => {
+                self.look_anew();
+                if asks_for_addresses(&event) {
+                    self.addresses.restart(Instant::now());
+                }
+            }
+            Input::Reread => self.look_anew(),
             Input::Addresses(run, found) => {
                 self.asking = false;
                 if run != self.run {
@@ -263,6 +283,19 @@ fn changes(event: &DomainEvent) -> bool {
         event,
         DomainEvent::Lifecycle(_)
             | DomainEvent::Agent { .. }
+            | DomainEvent::DeviceAdded { .. }
+            | DomainEvent::DeviceRemoved { .. }
+            | DomainEvent::BlockJob { .. }
+            | DomainEvent::TrayChange { .. }
+    )
+}
+
+/// Whether an event may bring other addresses, or a source that knows better.
+fn asks_for_addresses(event: &DomainEvent) -> bool {
+    matches!(
+        event,
+        DomainEvent::Lifecycle(Lifecycle::Started(_))
+            | DomainEvent::Agent { connected: true, .. }
             | DomainEvent::DeviceAdded { .. }
             | DomainEvent::DeviceRemoved { .. }
     )

@@ -224,6 +224,9 @@ fn stopped(last_stop: Option<&LastStop>) -> &'static str {
 }
 
 fn restart_required(facts: &Facts<'_>, effective: Option<&EffectiveSpec>) -> Wanted {
+    if let Seen::Unreachable(why) = facts.seen {
+        return Wanted::unknown(RESTART_REQUIRED, "LibvirtUnavailable", why.clone());
+    }
     let (Some(running), true) = (effective, facts.seen.is_active()) else {
         return Wanted::no(RESTART_REQUIRED, "NotRunning", "the next start takes the spec as it is then");
     };
@@ -371,6 +374,7 @@ mod tests {
         let status = of(&vm, &away, &Phase::Unreachable("no socket".into()), &Own::default(), 2);
         assert_eq!((&status.domain, &status.effective), (&before.domain, &before.effective));
         assert_eq!(reason(&status, READY), ("Unknown", "LibvirtUnavailable"));
+        assert_eq!(reason(&status, RESTART_REQUIRED), ("Unknown", "LibvirtUnavailable"));
         assert_eq!(status.printable_status.as_deref(), Some("Unknown"));
     }
 

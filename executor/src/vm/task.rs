@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-pub(super) use input::Input;
+pub(super) use input::{Input, is_older};
 
 use super::addresses::{self, Schedule};
 use super::apply::api_unavailable;

@@ -143,7 +143,7 @@ impl Task {
 }
 
 /// Whether `vm` is older than `known`. The API server's versions grow; one that cannot be read counts as new.
-fn is_older(vm: &VirtualMachine, known: &VirtualMachine) -> bool {
+pub(in crate::vm) fn is_older(vm: &VirtualMachine, known: &VirtualMachine) -> bool {
     let version = |vm: &VirtualMachine| vm.metadata.resource_version.as_deref().and_then(|v| v.parse::<u64>().ok());
     matches!((version(vm), version(known)), (Some(new), Some(old)) if new < old)
 }
