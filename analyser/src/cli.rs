@@ -1,7 +1,12 @@
 //! The command line: files and standard input to the library, and what comes back to files and standard output. A
 //! program of its own (`kubevmm-analyser`) and a part of others.
 
+mod diff;
+mod fields;
 mod files;
+mod lift;
+mod lifted;
+mod lower;
 mod to_xml;
 mod to_yaml;
 mod validate;
@@ -9,14 +14,20 @@ mod validate;
 use std::process::ExitCode;
 
 use clap::Subcommand;
+pub use diff::Diff;
+pub use lift::Lift;
+pub use lower::Lower;
 use thiserror::Error;
 pub use to_xml::ToXml;
 pub use to_yaml::ToYaml;
 pub use validate::Validate;
 
 /// How the programs end, for their help.
-pub const EXIT_CODES: &str =
-    "Exit codes: 0 all is well; 1 a document cannot be read or written, or something was found in it; 2 wrong usage.";
+pub const EXIT_CODES: &str = "\
+Exit codes:
+  0  all is well; of diff: no difference
+  1  a document cannot be read or written, or validation found something; of diff: differences
+  2  wrong usage; of diff: anything else";
 
 /// What can be done with libvirt's documents.
 #[derive(Debug, Subcommand)]
@@ -25,6 +36,12 @@ pub enum Convert {
     ToYaml(ToYaml),
     /// YAML or JSON to XML
     ToXml(ToXml),
+    /// The XML of domains to what the fields of a VirtualMachine say, and the rest
+    Lift(Lift),
+    /// What lift gives back to XML, without loss
+    Lower(Lower),
+    /// Say where two domains differ, knowing what libvirt fills in by itself
+    Diff(Diff),
     /// Say what libvirt's schemas do not know, of XML, YAML or JSON: elements, attributes and text, not values
     Validate(Validate),
 }
@@ -33,18 +50,24 @@ pub enum Convert {
 /// [`EXIT_CODES`].
 pub fn run(convert: &Convert) -> ExitCode {
     let done = match convert {
-        Convert::ToYaml(command) => command.run(),
-        Convert::ToXml(command) => command.run(),
-        Convert::Validate(command) => command.run(),
+        Convert::ToYaml(command) => command.run().map(code),
+        Convert::ToXml(command) => command.run().map(code),
+        Convert::Lift(command) => command.run().map(code),
+        Convert::Lower(command) => command.run().map(code),
+        Convert::Diff(command) => command.run(),
+        Convert::Validate(command) => command.run().map(code),
     };
-    match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(1),
-        Err(usage) => {
-            eprintln!("error: {usage}");
-            ExitCode::from(2)
-        }
-    }
+    done.unwrap_or_else(|usage| {
+        eprintln!("error: {usage}");
+        TROUBLE.into()
+    })
+}
+
+/// Wrong usage; for diff, whatever keeps it from comparing.
+const TROUBLE: u8 = 2;
+
+fn code(all_is_well: bool) -> ExitCode {
+    u8::from(!all_is_well).into()
 }
 
 /// Why nothing was done.
@@ -60,6 +83,10 @@ enum Usage {
     Directory { path: String, source: std::io::Error },
     #[error("{path}: neither a file nor a directory")]
     NoFile { path: String },
+    #[error("{from} and {to}: give two files or two directories; only one of two files can be standard input")]
+    NoPair { from: String, to: String },
+    #[error("{directory}: two files are {name}, with different endings")]
+    SameName { directory: String, name: String },
 }
 
 /// What went wrong with one document. The message stands behind its name.

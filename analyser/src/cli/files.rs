@@ -4,9 +4,10 @@ use std::collections::HashSet;
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::{Failure, Usage};
+use crate::Value;
 
 /// Extensions of files with XML.
 pub(super) const XML: &[&str] = &["xml"];
@@ -14,6 +15,34 @@ pub(super) const XML: &[&str] = &["xml"];
 pub(super) const YAML: &[&str] = &["yaml", "yml", "json"];
 /// Extensions of files with either.
 pub(super) const ANY: &[&str] = &["xml", "yaml", "yml", "json"];
+
+/// How data is written.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Format {
+    Yaml,
+    Json,
+}
+
+impl Format {
+    pub(super) fn extension(self) -> &'static str {
+        match self {
+            Self::Yaml => "yaml",
+            Self::Json => "json",
+        }
+    }
+
+    pub(super) fn text(self, value: &Value<'_>) -> String {
+        match self {
+            Self::Yaml => value.to_yaml(),
+            Self::Json => value.to_json_text(),
+        }
+    }
+}
+
+/// Whether this is to be read as XML; else it is YAML or JSON.
+pub(super) fn is_xml(bytes: &[u8]) -> bool {
+    bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes).trim_ascii_start().starts_with(b"<")
+}
 
 /// Documents to convert, and where to.
 #[derive(Args, Debug)]
@@ -53,7 +82,7 @@ impl Files {
 }
 
 /// To a file, else to standard output.
-fn write(target: Option<&Path>, text: &str) -> Result<(), Failure> {
+pub(super) fn write(target: Option<&Path>, text: &str) -> Result<(), Failure> {
     let Some(path) = target else {
         let written = std::io::stdout().write_all(text.as_bytes());
         return written.map_err(|source| Failure::Write { path: "standard output".to_owned(), source });
@@ -67,7 +96,7 @@ fn write(target: Option<&Path>, text: &str) -> Result<(), Failure> {
 pub(super) struct Source {
     path: Option<PathBuf>,
     /// Path below the directory that was asked for, or the file's name.
-    relative: PathBuf,
+    pub(super) relative: PathBuf,
 }
 
 impl Source {

@@ -1,9 +1,9 @@
 //! `to-yaml`
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::Usage;
-use super::files::{self, Files};
+use super::files::{self, Files, Format};
 use crate::Tree;
 
 /// Arguments of `to-yaml`.
@@ -21,18 +21,14 @@ pub struct ToYaml {
     output: Format,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
-    Yaml,
-    Json,
-}
-
 impl ToYaml {
     pub(super) fn run(&self) -> Result<bool, Usage> {
-        let read = |bytes: &[u8]| Ok(Tree::from_bytes(bytes)?.into_canonical());
-        match self.output {
-            Format::Yaml => self.files.convert(files::XML, "yaml", |bytes| Ok(read(bytes)?.to_yaml())),
-            Format::Json => self.files.convert(files::XML, "json", |bytes| Ok(read(bytes)?.to_value().to_json_text())),
-        }
+        self.files.convert(files::XML, self.output.extension(), |bytes| {
+            let tree = Tree::from_bytes(bytes)?.into_canonical();
+            Ok(match self.output {
+                Format::Yaml => tree.to_yaml(),
+                Format::Json => tree.to_value().to_json_text(),
+            })
+        })
     }
 }

@@ -32,8 +32,7 @@ impl Validate {
 }
 
 fn check(bytes: &[u8]) -> Result<(), Failure> {
-    let is_xml = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes).trim_ascii_start().starts_with(b"<");
-    let tree = if is_xml { Tree::from_bytes(bytes)? } else { Tree::from_yaml_bytes(bytes)? };
+    let tree = if files::is_xml(bytes) { Tree::from_bytes(bytes)? } else { Tree::from_yaml_bytes(bytes)? };
     let found: Vec<String> = tree.into_canonical().unknown().iter().map(ToString::to_string).collect();
     if found.is_empty() { Ok(()) } else { Err(Failure::Found(found)) }
 }
