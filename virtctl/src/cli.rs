@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use kubevmm_analyser::cli::{Convert, EXIT_CODES as CONVERT_EXIT_CODES};
 
 use crate::duration;
 
@@ -73,6 +74,9 @@ pub(crate) enum Command {
     /// Show domains that a host has already as virtual machines: watched, and never changed
     #[command(after_help = IMPORT_HELP)]
     Import(ImportArgs),
+    /// Convert libvirt's XML to YAML and back, and compare domains; no cluster is asked
+    #[command(subcommand, after_help = CONVERT_EXIT_CODES, disable_help_subcommand = true)]
+    Convert(Convert),
     /// Create a virtual machine from an image, wait until it runs, and say how to reach it
     #[command(after_help = RUN_EXAMPLES)]
     Run(Box<RunArgs>),
@@ -356,6 +360,8 @@ mod tests {
             "import --node h1",
             "import --all",
             "import --node h1 --all win10",
+            "convert web.xml",
+            "convert diff web.xml",
         ] {
             assert_eq!(parse(line).map(|_| ()).map_err(|error| error.exit_code()), Err(2), "{line}");
         }
@@ -373,6 +379,8 @@ mod tests {
             "completion bash",
             "domains --node h1 -o json",
             "import --node h1 win10 -n shop --dry-run -o yaml",
+            "convert lift -o json - -d lifted",
+            "convert diff --mode live web.xml -",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }

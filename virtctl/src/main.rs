@@ -51,7 +51,7 @@ fn called_as(file: &str) -> &'static str {
 
 fn main() -> ExitCode {
     let name = *PROGRAM.get_or_init(|| called_as(&std::env::args().next().unwrap_or_default()));
-    let cli = match Cli::command().bin_name(name).try_get_matches().and_then(|found| Cli::from_arg_matches(&found)) {
+    let cli = match definition(name).bin_name(name).try_get_matches().and_then(|found| Cli::from_arg_matches(&found)) {
         Ok(cli) => cli,
         // Help and version end with 0, wrong usage with 2.
         Err(error) => error.exit(),
@@ -62,7 +62,7 @@ fn main() -> ExitCode {
         .map_err(|error| Error::Failed(format!("the program cannot start: {error}")))
         .and_then(|runtime| runtime.block_on(run(&cli)));
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             commands::report(&error);
             ExitCode::from(error.exit_code())
@@ -70,9 +70,14 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: &Cli) -> Result<(), Error> {
+/// The arguments, as a program of this name takes them.
+fn definition(program: &str) -> clap::Command {
+    Cli::command().mut_subcommand("convert", |convert| commands::convert::with_own_examples(convert, program))
+}
+
+async fn run(cli: &Cli) -> Result<ExitCode, Error> {
     let cluster = async || cluster::connect(&cli.target).await;
-    match &cli.command {
+    let done = match &cli.command {
         Command::Start(args) => commands::power::run(&cluster().await?, Verb::Start, args, false).await,
         Command::Stop(args) => commands::power::run(&cluster().await?, Verb::Stop, &args.power, args.force).await,
         Command::Restart(args) => commands::power::run(&cluster().await?, Verb::Restart, &args.power, args.force).await,
@@ -83,7 +88,9 @@ async fn run(cli: &Cli) -> Result<(), Error> {
         Command::Run(args) => commands::run::run(&cli.target, args).await,
         Command::Version(args) => commands::version::run(&cli.target, args).await,
         Command::Completion { shell } => completion(*shell),
-    }
+        Command::Convert(convert) => return Ok(commands::convert::run(convert)),
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 fn completion(shell: clap_complete::Shell) -> Result<(), Error> {

@@ -1,5 +1,6 @@
 //! The commands: what is read, decided by the pure modules, written and printed.
 
+pub(crate) mod convert;
 pub(crate) mod describe;
 pub(crate) mod domains;
 pub(crate) mod import;
