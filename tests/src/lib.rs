@@ -6,7 +6,7 @@
 //! # fn story(space: &Space) -> anyhow::Result<()> {
 //! let vm = space.guest("web").apply()?;
 //! let boot = vm.boots()?;
-//! vm.on_its_host().kill_executor()?;
+//! vm.host()?.kill_executor()?;
 //! vm.is_ready()?;
 //! vm.has_not_rebooted(&boot)?;
 //! # Ok(())
