@@ -77,29 +77,22 @@ impl Diff {
         let has_names = pairs.keys().any(|name| !name.is_empty());
         let mut report = Report::new(pairs.len());
         let mut found: Vec<(String, Found)> = Vec::new();
-        for (name, (from, to)) in pairs {
-            let (from, to) = match (from, to) {
-                (Some(from), Some(to)) => (from, to),
-                (Some(only), None) => {
-                    report.add(&only, Ok(()));
-                    found.push((name, Found::OnlyIn(self.from.display().to_string())));
-                    continue;
+        for (name, pair) in pairs {
+            match pair {
+                (Some(from), Some(to)) => match (domain(&from), domain(&to)) {
+                    (Ok(was), Ok(is)) => {
+                        report.add(&to, Ok(()));
+                        let differences = diff::diff(&was, &is, self.mode.into());
+                        found.extend(differences.into_iter().map(|one| (name.clone(), Found::Difference(one))));
+                    }
+                    (Err(failure), _) => report.add(&from, Err(failure)),
+                    (_, Err(failure)) => report.add(&to, Err(failure)),
+                },
+                (only, other) => {
+                    let directory = if only.is_some() { &self.from } else { &self.to };
+                    found.push((name, Found::OnlyIn(directory.display().to_string())));
+                    only.or(other).iter().for_each(|source| report.add(source, Ok(())));
                 }
-                (None, Some(only)) => {
-                    report.add(&only, Ok(()));
-                    found.push((name, Found::OnlyIn(self.to.display().to_string())));
-                    continue;
-                }
-                (None, None) => continue,
-            };
-            match (domain(&from), domain(&to)) {
-                (Ok(was), Ok(is)) => {
-                    report.add(&to, Ok(()));
-                    let differences = diff::diff(&was, &is, self.mode.into());
-                    found.extend(differences.into_iter().map(|one| (name.clone(), Found::Difference(one))));
-                }
-                (Err(failure), _) => report.add(&from, Err(failure)),
-                (_, Err(failure)) => report.add(&to, Err(failure)),
             }
         }
         let all_compared = report.finish("compared");
