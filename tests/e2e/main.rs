@@ -4,9 +4,14 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod analyser;
+#[path = "../../analyser/tests/apt/mod.rs"]
+mod apt;
 mod bad_input;
 mod basics;
 mod closing;
+#[path = "../../analyser/tests/corpus/mod.rs"]
+mod corpus;
 mod dead_host;
 mod deletion;
 mod hand_over;
@@ -33,6 +38,7 @@ fn main() -> ExitCode {
         placement::stories(),
         security::stories(),
         import::stories(),
+        analyser::stories(),
         tools::stories(),
         basics::alone::stories(),
         survival::stories(),
