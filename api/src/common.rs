@@ -95,6 +95,16 @@ pub fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
+/// Schema of a mapping with any content. It changes hands as a whole: fields of a part of it would be as many as its
+/// values, and a `null` in it counts.
+pub fn any_mapping(_: &mut SchemaGenerator) -> Schema {
+    schemars::json_schema!({
+        "type": "object",
+        "x-kubernetes-preserve-unknown-fields": true,
+        "x-kubernetes-map-type": "atomic",
+    })
+}
+
 /// Schema of a name that a user gives: a DNS label.
 pub fn dns_label(_: &mut SchemaGenerator) -> Schema {
     schemars::json_schema!({

@@ -44,6 +44,10 @@ pub struct EffectiveSpec {
     /// The cloud-init seed, if one is attached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<EffectiveSeed>,
+    /// What lies over all of this in libvirt's domain: spec.domain.
+    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
+    #[schemars(schema_with = "crate::common::any_mapping")]
+    pub domain: serde_json::Map<String, serde_json::Value>,
     /// What the placement pod was made from.
     #[serde(default, skip_serializing_if = "crate::common::is_default")]
     pub placement: EffectivePlacement,
@@ -174,6 +178,7 @@ pub fn merge(
         disks: vm.disks.iter().map(|disk| effective_disk(vm_name, disk)).collect(),
         networks,
         seed: vm.cloud_init.as_ref().map(seed),
+        domain: vm.domain.clone().unwrap_or_default(),
         placement: placement(vm, class),
     })
 }

@@ -56,6 +56,10 @@ use crate::quantity::Quantity;
         "message": "spec.powerRequest is not accepted while spec.management is Observe: an observed domain is never changed",
     },
     {
+        "rule": "self.management != 'Observe' || !has(self.domain)",
+        "message": "spec.domain is not accepted while spec.management is Observe: an observed domain is never changed",
+    },
+    {
         "rule": "!has(self.powerRequest) || (oldSelf.hasValue() && has(oldSelf.value().powerRequest) && oldSelf.value().powerRequest.id == self.powerRequest.id) || self.runStrategy != 'Halted'",
         "message": "spec.powerRequest is not accepted while spec.runStrategy is Halted: set spec.runStrategy to Always or Manual to start the VM",
         "optionalOldSelf": true,
@@ -131,6 +135,14 @@ pub struct VirtualMachineSpec {
         "message": "existingDomain is immutable: create another VirtualMachine for another domain",
     }]))]
     pub existing_domain: Option<ExistingDomain>,
+    /// Anything else that libvirt knows of the domain: its XML, written as YAML and laid over what the other fields make,
+    /// for example `devices: {watchdogs: [{model: itco, action: poweroff}]}`. Keys merge, and null removes. In lists of
+    /// devices, the alias `ua-disk-NAME` or `ua-nic-NAME` means a disk or network of this VM; other items are added. Name,
+    /// UUID, and what disks and networks are connected to cannot be said here. It is as good as root on the host, so
+    /// setting it takes the ClusterRole kubevmm-domain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::common::any_mapping")]
+    pub domain: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 /// What the API server makes of an empty spec.
@@ -151,6 +163,7 @@ impl Default for VirtualMachineSpec {
             power_request: None,
             management: Management::default(),
             existing_domain: None,
+            domain: None,
         }
     }
 }

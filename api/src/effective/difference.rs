@@ -1,14 +1,21 @@
 //! What differs between the spec that a domain was started with and the spec of now, by the fields of
 //! VirtualMachine.spec.
 
+use serde_json::{Map, Value};
+
 use super::{EffectiveDisk, EffectiveNetwork, EffectivePlacement, EffectiveSeed, EffectiveSpec};
 use crate::quantity::Quantity;
+
+/// Of `spec.domain`, which can be of any size, no more fields are named than a person reads.
+const MAX_DOMAIN_FIELDS: usize = 8;
+/// Length of the path of one of them.
+const MAX_DOMAIN_PATH: usize = 128;
 
 /// The fields of a VirtualMachine in which a running domain differs from the spec, sorted: those of the domain, and those
 /// of its placement pod. What a class or a default gives is named by the field that overrides it.
 pub fn differences(running: &EffectiveSpec, wanted: &EffectiveSpec) -> Vec<String> {
     // Taken apart in full: a field that is added is not forgotten here.
-    let EffectiveSpec { cores, memory, machine, firmware, uuid, disks, networks, seed, placement } = running;
+    let EffectiveSpec { cores, memory, machine, firmware, uuid, disks, networks, seed, domain, placement } = running;
     let mut fields = Vec::new();
     let mut note = |same: bool, path: &str| {
         if !same {
@@ -23,6 +30,7 @@ pub fn differences(running: &EffectiveSpec, wanted: &EffectiveSpec) -> Vec<Strin
     compare_lists("spec.disks", disks, &wanted.disks, |disk| &disk.name, disk_fields, &mut fields);
     compare_lists("spec.networks", networks, &wanted.networks, |nic| &nic.name, nic_fields, &mut fields);
     fields.extend(seed_fields(seed.as_ref(), wanted.seed.as_ref()));
+    fields.extend(domain_fields(domain, &wanted.domain));
     fields.extend(placement_fields(placement, &wanted.placement));
     fields.sort();
     fields
@@ -96,6 +104,27 @@ fn seed_fields(running: Option<&EffectiveSeed>, wanted: Option<&EffectiveSeed>) 
     ])
 }
 
+/// The keys below which `spec.domain` differs; itself when they are too many to read.
+fn domain_fields(running: &Map<String, Value>, wanted: &Map<String, Value>) -> Vec<String> {
+    const PATH: &str = "spec.domain";
+    let mut fields = Vec::new();
+    compare_mappings(PATH, running, wanted, &mut fields);
+    let is_readable = fields.len() <= MAX_DOMAIN_FIELDS && fields.iter().all(|path| path.len() <= MAX_DOMAIN_PATH);
+    if is_readable { fields } else { vec![PATH.to_owned()] }
+}
+
+fn compare_mappings(path: &str, running: &Map<String, Value>, wanted: &Map<String, Value>, out: &mut Vec<String>) {
+    let added = wanted.keys().filter(|key| !running.contains_key(*key));
+    for key in running.keys().chain(added) {
+        let path = format!("{path}.{key}");
+        match (running.get(key), wanted.get(key)) {
+            (before, after) if before == after => {}
+            (Some(Value::Object(before)), Some(Value::Object(after))) => compare_mappings(&path, before, after, out),
+            _ => out.push(path),
+        }
+    }
+}
+
 fn placement_fields(running: &EffectivePlacement, wanted: &EffectivePlacement) -> Vec<String> {
     let EffectivePlacement { cpu_request, node_selector, tolerations, priority_class_name, user_data_secret_name } =
         running;
@@ -119,7 +148,7 @@ mod tests {
 
     use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{JSONSchemaProps, JSONSchemaPropsOrArray};
     use kube::CustomResourceExt;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use crate::class::VirtualMachineClassSpec;
     use crate::effective::merge;
@@ -137,6 +166,7 @@ disks:
 networks:
 - {name: lan, network: {name: blue}, macAddress: '02:00:00:00:00:01'}
 cloudInit: {userData: a}
+domain: {title: Web}
 placement: {nodeSelector: {disk: ssd}}
 powerRequest: {id: a, action: Start}
 ";
@@ -168,6 +198,11 @@ powerRequest: {id: a, action: Start}
             ("disks[].diskName", json!("b"), Start(&["spec.disks[root].diskName"])),
             ("disks[].name", json!("boot"), Start(&["spec.disks[boot]", "spec.disks[root]"])),
             ("disks[].template", json!({"size": "1Gi", "source": {"blank": {}}}), Made),
+            (
+                "domain",
+                json!({"devices": {"watchdogs": [{"model": "itco"}]}}),
+                Start(&["spec.domain.devices", "spec.domain.title"]),
+            ),
             // It has one value so far.
             ("firmware.type", json!("bios"), AtOnce),
             ("firmware.uuid", json!("b3a1c7d2-0000-4000-8000-000000000002"), Start(&["spec.firmware.uuid"])),
@@ -280,6 +315,41 @@ powerRequest: {id: a, action: Start}
         assert_eq!(found, ["spec.disks"]);
         let found = differences(&with(json!([a])), &with(json!([b, a])));
         assert_eq!(found, ["spec.disks[b]"]);
+    }
+
+    #[test]
+    fn what_lies_over_the_domain_is_named_as_deep_as_it_differs() {
+        let with = |domain: Value| {
+            let mut spec = base();
+            set(&mut spec, "domain", domain);
+            merged(&spec)
+        };
+        let before = with(json!({"title": "Web", "devices": {"watchdogs": [{"model": "itco"}], "rngs": []}}));
+        let cases = [
+            (json!({"devices": {"rngs": [], "watchdogs": [{"model": "itco"}]}, "title": "Web"}), vec![]),
+            (json!({"title": "Web", "devices": {"watchdogs": [], "rngs": []}}), vec!["spec.domain.devices.watchdogs"]),
+            (json!({"title": "Web"}), vec!["spec.domain.devices"]),
+            (
+                json!({"title": null, "devices": {"rngs": []}}),
+                vec!["spec.domain.devices.watchdogs", "spec.domain.title"],
+            ),
+        ];
+        for (after, paths) in cases {
+            assert_eq!(differences(&before, &with(after.clone())), paths, "{after}");
+        }
+        let many: Map<String, Value> = (0..100).map(|n| (format!("key{n}"), json!(n))).collect();
+        assert_eq!(differences(&before, &with(Value::Object(many))), ["spec.domain"], "no more than can be read");
+        let long = Map::from_iter([("k".repeat(1000), json!(1))]);
+        assert_eq!(differences(&before, &with(Value::Object(long))), ["spec.domain"]);
+    }
+
+    #[test]
+    fn nothing_over_the_domain_is_the_same_as_an_empty_mapping() {
+        let mut without = base();
+        without.as_object_mut().unwrap().remove("domain");
+        let mut empty = base();
+        set(&mut empty, "domain", json!({}));
+        assert!(differences(&merged(&without), &merged(&empty)).is_empty());
     }
 
     #[test]

@@ -7,13 +7,15 @@ use std::time::Duration;
 use futures::future::{try_join_all, try_join3};
 use kubevmm_analyser::lower::{
     Accelerator, CpuInput, CpuModel, DiskBus, DiskDevice, DiskInput, DomainInput, Firmware, Format, Machine, NicInput,
-    NicSource, lower,
+    NicSource, lower_with,
 };
 use kubevmm_analyser::mark::Mark;
+use kubevmm_analyser::{Element, Value};
 use kubevmm_api::VirtualMachine;
 use kubevmm_api::common::{self, FirmwareType, MachineType};
 use kubevmm_api::effective::{EffectiveDisk, EffectiveNetwork, EffectiveSpec, MergeError, merge};
 use kubevmm_api::vm::{self, CloudInit, NicModel};
+use serde_json::{Map, Value as Json};
 use uuid::Uuid;
 
 use super::cluster::{Cluster, name_of};
@@ -24,6 +26,10 @@ use crate::host::{DiskOnHost, Networks, NotYet, Retry, SeedInput, Seeds, Storage
 const USER_DATA_VOLUME: &str = "volumes/kubernetes.io~secret/cloud-init-user-data";
 /// Name of the seed among the disks: no name that a user can give.
 const SEED_DISK: &str = "cloud_init";
+/// Key of what lies over the domain, in the spec and in the analyser's YAML.
+const OVER: &str = "domain";
+/// Bound of `spec.domain`, which stands in the status once more: an object of more than 1.5 MB cannot be stored.
+const MAX_OVER_BYTES: usize = 256 << 10;
 /// Bound of QEMU's cache of translated code: with more of it, a guest outgrows what its placement pod accounts for.
 const TCG_CACHE_MIB: u32 = 64;
 
@@ -59,13 +65,51 @@ pub(super) fn effective(cluster: &dyn Cluster, vm: &VirtualMachine) -> Result<Ef
         })?),
     };
     let merged = merge(name, uid, &vm.spec, class.as_ref(), cluster.default_network().as_deref());
-    merged.map_err(|error| {
+    let effective = merged.map_err(|error| {
         let reason = match error {
             MergeError::NoDefaultNetwork(_) => "NoDefaultNetwork",
             MergeError::NoMemory | MergeError::Quantity(..) => "InvalidSpec",
         };
         NotYet::on_change(reason, error.to_string())
-    })
+    })?;
+    if !effective.domain.is_empty() {
+        rehearse(vm, &effective)?;
+    }
+    Ok(effective)
+}
+
+/// Whether `spec.domain` can lie over the rest: asked before anything is made real, and while a domain runs that is not
+/// of this spec yet. It depends on names alone, so that any paths, networks and identity will do.
+fn rehearse(vm: &VirtualMachine, effective: &EffectiveSpec) -> Result<(), NotYet> {
+    let bytes = Json::Object(effective.domain.clone()).to_string().len();
+    if bytes > MAX_OVER_BYTES {
+        let message =
+            format!("spec.domain: {bytes} bytes of JSON are too many: at most {MAX_OVER_BYTES} can be stored");
+        return Err(NotYet::on_change("InvalidDomain", message));
+    }
+    let identity = Identity { name: "-".into(), uuid: Uuid::nil(), cluster: String::new(), uid: String::new() };
+    let anywhere = DiskOnHost { path: "/".into(), format: Format::Raw, read_only: false };
+    let input = domain(
+        effective,
+        &identity,
+        mark(vm, &identity),
+        (common::Accelerator::KVM, "x86_64".into()),
+        vec![anywhere; effective.disks.len()],
+        vec![NicSource::Network("-".into()); effective.networks.len()],
+        vm.spec.cloud_init.as_ref().map(|_| "/".into()),
+    )?;
+    lowered(&input, effective).map(drop)
+}
+
+/// The domain, with `spec.domain` over it.
+fn lowered(input: &DomainInput, effective: &EffectiveSpec) -> Result<Element, NotYet> {
+    // Below its own key, so that paths in messages begin with it.
+    let over = Json::Object(Map::from_iter([(OVER.to_owned(), Json::Object(effective.domain.clone()))]));
+    let lowered = Value::from_json(&over).and_then(|over| {
+        let nothing = Value::Mapping(Vec::new());
+        lower_with(input, over.get(OVER).unwrap_or(&nothing))
+    });
+    lowered.map_err(|error| NotYet::on_change("InvalidDomain", format!("spec.{error}")))
 }
 
 /// Makes disks, networks and seed real, all at once, and lowers the VM onto them.
@@ -87,7 +131,8 @@ pub(super) async fn prepare(
     let (disks, nics, seed) = try_join3(disks, nics, seed(makers, vm, identity)).await?;
     let mark = mark(vm, identity);
     let input = domain(&effective, identity, mark, (accelerator, arch), disks, nics, seed)?;
-    Ok(Prepared { effective, xml: lower(&input).to_xml() })
+    let xml = lowered(&input, &effective)?.to_xml();
+    Ok(Prepared { effective, xml })
 }
 
 fn mark(vm: &VirtualMachine, identity: &Identity) -> Mark {
@@ -234,6 +279,7 @@ fn bus(bus: vm::DiskBus) -> DiskBus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vm::fakes::Fake;
     use kubevmm_api::effective::merge;
 
     const POD: &str = "b3a1c7d2-0000-4000-8000-000000000001";
@@ -293,5 +339,79 @@ mod tests {
         assert_eq!((input.disks[0].name.as_str(), input.disks[0].boot_order), ("root", Some(1)));
         assert_eq!((input.disks[1].path.as_str(), input.disks[1].bus), ("/s", DiskBus::Scsi));
         assert_eq!(input.nics[0].source, NicSource::Network(".lan".into()));
+    }
+
+    /// What a host makes of a VM.
+    async fn prepared(vm: &VirtualMachine) -> Result<Prepared, NotYet> {
+        let fake = Fake::default();
+        let uuid = Uuid::parse_str(POD).unwrap();
+        let identity = Identity { name: "shop.web".into(), uuid, cluster: "c".into(), uid: POD.into() };
+        prepare(&fake, &fake.hands().makers, vm, &identity).await
+    }
+
+    fn with_domain(domain: &str) -> VirtualMachine {
+        vm(&format!(
+            "{{metadata: {{name: web, namespace: shop}}, spec: {{memory: {{size: 1Gi}}, domain: {domain}, \
+             disks: [{{name: root, diskName: d}}], networks: [{{name: lan, network: {{name: n}}}}], cloudInit: {{userData: x}}}}}}"
+        ))
+    }
+
+    /// The first block of that language in a page of the documentation.
+    fn block<'a>(page: &'a str, language: &str) -> &'a str {
+        page.split_once(&format!("```{language}\n")).unwrap().1.split_once("```").unwrap().0
+    }
+
+    #[tokio::test]
+    async fn the_worked_example_of_the_documentation_is_true() {
+        let page = include_str!("../../../docs/domain.md");
+        let prepared = prepared(&vm(block(page, "yaml"))).await.unwrap_or_else(|why| panic!("{why:?}"));
+        let mut lines = prepared.xml.lines().map(str::trim);
+        for line in block(page, "xml").lines().map(str::trim) {
+            assert!(
+                lines.any(|made| made == line),
+                "{line} is not in, or stands before the one above:\n{}",
+                prepared.xml
+            );
+        }
+        assert!(!prepared.xml.contains("<rng"), "null removes:\n{}", prepared.xml);
+        assert_eq!(prepared.effective.domain["title"], "The books of the shop");
+    }
+
+    #[tokio::test]
+    async fn what_lies_over_the_domain_may_mean_the_vms_own_disks_and_networks() {
+        let domain = "{devices: {disks: [{alias: {name: ua-disk-root}, serial: '0042'}], \
+                      interfaces: [{alias: {name: ua-nic-lan}, mtu: {size: 9000}}]}}";
+        let xml = prepared(&with_domain(domain)).await.unwrap_or_else(|why| panic!("{why:?}")).xml;
+        assert!(xml.contains("<serial>0042</serial>") && xml.contains("<mtu size='9000'/>"), "{xml}");
+        assert_eq!((xml.matches("<disk ").count(), xml.matches("<interface ").count()), (2, 1), "{xml}");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_said_of_a_domain_is_named_by_its_path() {
+        let long = format!("{{title: {}}}", "x".repeat(MAX_OVER_BYTES));
+        for (domain, message) in [
+            ("{name: other}", "spec.domain.name: cannot be set here: it is made from the object's namespace and name"),
+            ("{uuid: x}", "spec.domain.uuid: cannot be set here: use spec.firmware.uuid"),
+            (
+                "{metadata: {'k:object': {'xmlns:k': 'https://kubevmm.io/libvirt/1', uid: x}}}",
+                "spec.domain.metadata.k:object: is the mark of ownership and cannot be set here",
+            ),
+            (
+                "{devices: {disks: [{alias: {name: ua-disk-gone}, serial: x}]}}",
+                "spec.domain.devices.disks[0]: there is no such device in the VM's disks: correct the alias",
+            ),
+            (
+                "{devices: {disks: [{alias: {name: ua-disk-root}, source: {file: /etc/shadow}}]}}",
+                "spec.domain.devices.disks[ua-disk-root].source.file: cannot be changed here: it is what the VM's disks say",
+            ),
+            (long.as_str(), "spec.domain: 262156 bytes of JSON are too many: at most 262144 can be stored"),
+            ("{vcpu: {value: 1.5}}", "spec.domain.vcpu.value: 1.5 may change on its way: write it in quotes"),
+        ] {
+            let vm = with_domain(domain);
+            let refused = prepared(&vm).await.map(|prepared| prepared.xml).unwrap_err();
+            assert_eq!(refused, NotYet::on_change("InvalidDomain", message), "{domain}");
+            let before = effective(&Fake::default(), &vm).unwrap_err();
+            assert_eq!(before, refused, "known before anything is made");
+        }
     }
 }
