@@ -55,6 +55,12 @@ const REFUSED_VMS: &[(&str, &str, &[&str])] = &[
         "spec: {disks: [{name: a, diskName: b, template: {size: 1Gi, source: {blank: {}}}}]}",
         &["spec.disks[0]:", "exactly one of template"],
     ),
+    ("a domain that is text", "spec: {domain: text}", &["spec.domain:"]),
+    (
+        "a domain over an observed one",
+        "spec: {management: Observe, existingDomain: {nodeName: h1, uuid: 0a000000-0000-4000-8000-000000000001}, domain: {}}",
+        &["spec:", "spec.domain is not accepted while spec.management is Observe"],
+    ),
     ("two disks of one name", "spec: {disks: [{name: a, diskName: b}, {name: a, diskName: c}]}", &["spec.disks:"]),
     ("two NICs of one name", "spec: {networks: [{name: a}, {name: a}]}", &["spec.networks:"]),
     (

@@ -14,6 +14,7 @@ mod closing;
 mod corpus;
 mod dead_host;
 mod deletion;
+mod domain;
 mod hand_over;
 mod import;
 mod lost_store;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         deletion::stories(),
         placement::stories(),
         security::stories(),
+        domain::stories(),
         import::stories(),
         analyser::stories(),
         tools::stories(),
