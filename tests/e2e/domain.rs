@@ -102,7 +102,7 @@ fn what_spec_domain_cannot_say_is_named_and_clears(space: &Space) -> Result<()> 
     // What libvirt refuses is said in its own words.
     vm.patch("{domain: {name: null, devices: {watchdogs: [{model: barking}]}}}")?;
     let message = vm.condition("Ready", "False", "StartFailed")?;
-    ensure!(message.contains("barking"), "{message}");
+    ensure!(message.contains("failed to validate content"), "{message}");
     vm.patch("{domain: {devices: null}}")?;
     vm.is_ready()?;
 
