@@ -71,6 +71,7 @@ YAML
 remove_try_pause() { "$@" -n kubevmm-system delete daemonset kubevmm-try-pause --ignore-not-found >/dev/null; }
 
 if [ -n "${LAB_KUBECONFIG:-}" ]; then
+  [ -r "$LAB_KUBECONFIG" ] || die "LAB_KUBECONFIG: there is no file $LAB_KUBECONFIG that can be read"
   export KUBECONFIG=$LAB_KUBECONFIG
   kubectl=$(command -v kubectl) || die "kubectl is not on the PATH"
   say "installing on the cluster of $LAB_KUBECONFIG: kubectl apply -f yamls/"
