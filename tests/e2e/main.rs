@@ -1,4 +1,4 @@
-//! The stories, on a lab of their own. `cargo test -p kubevmm-tests --test e2e -- [FILTER] [--list]`.
+//! The stories, on a lab of their own. `cargo test --test e2e -- [FILTER] [--list]`.
 //!
 //! Environment: `KUBEVMM_SEEDS=N` for more random faults; `KUBEVMM_KEEP_LAB=1` leaves the lab up and uses it again.
 

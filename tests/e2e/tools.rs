@@ -25,7 +25,7 @@ fn virtctl(space: &Space, arguments: &[&str]) -> Result<Output> {
         .args(["--kubeconfig", &space.cluster.lab.kubeconfig().to_string_lossy(), "-n", &space.namespace])
         .args(arguments)
         .output()
-        .with_context(|| format!("run {}: `cargo build -p virtctl`", beside.display()))
+        .with_context(|| format!("run {}: `cargo build --bin virtctl`", beside.display()))
 }
 
 /// The standard output of a virtctl that ends well.
