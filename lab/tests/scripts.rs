@@ -40,7 +40,8 @@ impl Programs {
         let path = format!("{}:{}", self.0.path().display(), std::env::var("PATH")?);
         Ok(Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join(script))
             .env("PATH", path)
-            .env("LAB_KUBECONFIG", "/nowhere")
+            // A file that can be read; the fake kubectl looks into none.
+            .env("LAB_KUBECONFIG", "/dev/null")
             .output()?)
     }
 }

@@ -73,7 +73,11 @@ fn a_change_of_a_running_vm_waits_for_its_restart(space: &Space) -> Result<()> {
     let qemu = vm.qemu()?;
     vm.patch("{memory: {size: 40Mi}, cpu: {cores: 2}}")?;
     let paths = vm.condition("RestartRequired", "True", "")?;
-    ensure!(paths.contains("memory") && paths.contains("cores"), "the fields are not named: {paths}");
+    ensure!(paths.ends_with(": spec.cpu.cores, spec.memory.size"), "the fields are not named: {paths}");
+    wait_for("an Event tells of it", within(15), || {
+        let events = space.api().list(api::EVENT, &space.namespace)?;
+        Ok(events.iter().any(|event| event["reason"] == "RestartRequired").then_some(()))
+    })?;
     ensure!(vm.qemu()? == qemu, "the running VM was disturbed");
     vm.request("restart", "Restart")?;
     vm.wait("needs no restart", within(60), |vm| !api::is_true(vm, "RestartRequired") && api::is_true(vm, "Ready"))?;

@@ -41,6 +41,8 @@ fn a_person_gives_it_up(space: &Space, lost: &Vm, other: &Vm) -> Result<()> {
     let message = api::condition(&vm, "Ready").2;
     ensure!(message.contains(OUT_OF_SERVICE), "the way out is not named: {message}");
 
+    space.condition(api::HYPERVISOR, "h2", "Ready", "Unknown", "HostLost")?;
+
     lost.delete()?;
     all_the_time("a time-out gives nothing up", within(15), || {
         lost.get().map(drop).map_err(|_| anyhow!("the VM is gone"))
@@ -53,6 +55,7 @@ fn a_person_gives_it_up(space: &Space, lost: &Vm, other: &Vm) -> Result<()> {
 
 /// What is left on the returned host is an orphan, and a person's to remove.
 fn what_is_left_is_shown(space: &Space, h2: &Host, domain: &str) -> Result<()> {
+    space.condition(api::HYPERVISOR, "h2", "Ready", "True", "Connected")?;
     orphans_are(space, 1)?;
     h2.remove_domain(domain)?;
     let volumes = h2.volumes(POOL)?;
