@@ -20,8 +20,7 @@ pub fn pending<'a>(spec: &'a VirtualMachineSpec, status: &VirtualMachineStatus) 
 /// Whether the VM should run, as far as its status tells. A VM that is being deleted never should; that is the caller's
 /// to see.
 pub fn should_run(spec: &VirtualMachineSpec, status: &VirtualMachineStatus) -> bool {
-    let active = status.domain.as_ref().is_some_and(|domain| domain.state.is_active());
-    should_run_while(spec, status, active)
+    should_run_while(spec, status, status.is_active())
 }
 
 /// As [`should_run`], for the one who knows whether the domain is `active`: the status may lag behind.

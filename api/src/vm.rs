@@ -454,6 +454,13 @@ pub struct VirtualMachineStatus {
     pub conditions: Vec<Condition>,
 }
 
+impl VirtualMachineStatus {
+    /// Whether the domain runs, as far as the status tells: a QEMU process exists.
+    pub fn is_active(&self) -> bool {
+        self.domain.as_ref().is_some_and(|domain| domain.state.is_active())
+    }
+}
+
 /// The controller's decision where a VM runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -5,7 +5,7 @@ use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::core::{ApiResource, Resource};
 use kube::{Client, ResourceExt as _};
-use kubevmm_api::{VirtualMachine, VirtualMachineStatus};
+use kubevmm_api::{Hypervisor, VirtualMachine, VirtualMachineStatus};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::cli::{ClusterArgs, Selection};
@@ -153,6 +153,27 @@ impl Cluster {
         let params = ListParams { label_selector: selection.selector.clone(), ..Default::default() };
         let list = api.list(&params).await.map_err(|error| self.failure(error))?;
         Ok(list.items.into_iter().map(|vm| Ok(typed_list_item(vm))).collect())
+    }
+
+    /// The hosts.
+    pub(crate) async fn hypervisors(&self) -> Result<Vec<Hypervisor>, Error> {
+        let listed = self.all::<Hypervisor>().list(&ListParams::default()).await;
+        listed.map(|hosts| hosts.items).map_err(|error| self.failure(error))
+    }
+
+    /// The host of a node; near names when there is none.
+    pub(crate) async fn hypervisor(&self, node: &str) -> Result<Hypervisor, Error> {
+        let mut hosts = self.hypervisors().await?;
+        if let Some(index) = hosts.iter().position(|host| host.name_any() == node) {
+            return Ok(hosts.swap_remove(index));
+        }
+        let known: Vec<_> = hosts.iter().map(|host| host.name_any()).collect();
+        let near = near(node, known.iter().map(String::as_str));
+        let hint = match near.as_slice() {
+            [] => format!("`{} domains` shows the hosts that there are", program()),
+            near => format!("did you mean {}?", near.join(" or ")),
+        };
+        Err(Error::NotFound { what: format!("hypervisor {node:?}"), hint })
     }
 
     /// Every VM that the caller may see: of all namespaces, or else of the one of the context.

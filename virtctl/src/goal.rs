@@ -77,7 +77,7 @@ pub(crate) fn progress(goal: &Goal, vm: &VirtualMachine) -> Progress {
         return Progress::Waiting(unless_obstructed(vm, "the change is not seen yet"));
     }
     let ready = condition::find(&status.conditions, READY).map(|c| c.status.as_str());
-    let active = status.domain.as_ref().is_some_and(|domain| domain.state.is_active());
+    let active = status.is_active();
     match goal.state {
         State::Running if ready == Some("True") => Progress::Reached,
         State::Reachable if ready == Some("True") => {

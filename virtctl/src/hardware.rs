@@ -26,7 +26,7 @@ impl Catalog {
 /// memory is not known.
 pub(crate) fn effective(vm: &VirtualMachine, catalog: &Catalog) -> Option<(EffectiveSpec, bool)> {
     let status = vm.status.as_ref();
-    let active = status.and_then(|s| s.domain.as_ref()).is_some_and(|domain| domain.state.is_active());
+    let active = status.is_some_and(|status| status.is_active());
     if let Some(running) = status.and_then(|s| s.effective.clone()).filter(|_| active) {
         return Some((running, true));
     }

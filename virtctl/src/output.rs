@@ -17,6 +17,11 @@ pub(crate) fn emit(text: &str) -> Result<(), Error> {
     }
 }
 
+/// Writes a table, with or without its line of headers.
+pub(crate) fn emit_table(text: &str, no_headers: bool) -> Result<(), Error> {
+    emit(if no_headers { text.split_once('\n').map_or("", |(_, body)| body) } else { text })
+}
+
 /// An object as it is printed: without the bookkeeping of field managers, as `kubectl` does.
 pub(crate) fn printable<T: Serialize>(object: &T) -> Result<Value, Error> {
     let mut value = serde_json::to_value(object).map_err(|error| Error::Api(error.to_string()))?;

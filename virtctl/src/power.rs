@@ -61,7 +61,7 @@ pub(crate) fn decide(verb: Verb, vm: &VirtualMachine, force: bool, id: &str, pro
         ));
     }
     let status = vm.status.clone().unwrap_or_default();
-    let active = status.domain.as_ref().is_some_and(|domain| domain.state.is_active());
+    let active = status.is_active();
     let up = if condition::is_true(&status.conditions, READY) { "running" } else { "starting" };
     let down = if active { "stopping" } else { "stopped" };
     let wants_to_run = should_run(&vm.spec, &status);

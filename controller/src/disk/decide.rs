@@ -110,9 +110,10 @@ pub fn names(vm: &VirtualMachine, disk: &str) -> bool {
 
 /// No domain of the VM runs, and none is about to.
 fn is_off(vm: &VirtualMachine) -> bool {
-    let status = vm.status.clone().unwrap_or_default();
-    let idle = status.placement.is_none_or(|placement| placement.confirmed.is_none());
-    idle && !status.domain.is_some_and(|domain| domain.state.is_active())
+    vm.status.as_ref().is_none_or(|status| {
+        let idle = status.placement.as_ref().is_none_or(|placement| placement.confirmed.is_none());
+        idle && !status.is_active()
+    })
 }
 
 #[cfg(test)]

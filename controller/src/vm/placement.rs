@@ -60,7 +60,7 @@ pub fn decide(view: &View, disks: &Disks) -> Placing {
     match (should_run, &status.node_name, &current.pod_name) {
         (false, ..) => off(view, &status, placing),
         // It runs where it was left: it gets its pod back, not a move.
-        (true, Some(_), None) if is_active(&status) && current.release == Release::None && current.epoch > 0 => {
+        (true, Some(_), None) if status.is_active() && current.release == Release::None && current.epoch > 0 => {
             let pod_name = names::placement_pod(view.name(), view.uid(), current.epoch);
             if view.pod(&pod_name).is_some_and(is_deleting) {
                 // Our own deletion is not to look like an eviction: the pod is made again once it is gone.
@@ -88,10 +88,6 @@ fn is_on_no_host(status: &VirtualMachineStatus) -> bool {
         .is_some_and(|placement| placement.release == Release::Stop && status.released_epoch == Some(placement.epoch))
 }
 
-fn is_active(status: &VirtualMachineStatus) -> bool {
-    status.domain.as_ref().is_some_and(|domain| domain.state.is_active())
-}
-
 fn placed(node: Option<&str>) -> Wanted {
     match node {
         Some(node) => Wanted::yes(SCHEDULED, "Placed", format!("on the host {node}")),
@@ -116,7 +112,7 @@ fn take_over(view: &View, status: &VirtualMachineStatus, node: &str, epoch: i64,
 
 /// The VM shall be off.
 fn off(view: &View, status: &VirtualMachineStatus, placing: Placing) -> Placing {
-    if is_active(status) {
+    if status.is_active() {
         // The executor stops it; pod and node keep standing for what still runs.
         return placing;
     }
@@ -160,7 +156,7 @@ fn placed_on(
     }
     let others = view.pods.iter().filter(|pod| name(pod.as_ref()) != pod_name && !is_leaving_soon(pod));
     placing.after = others.map(|pod| delete_pod(pod, None)).collect();
-    let active = is_active(status);
+    let active = status.is_active();
     let Some(pod) = view.pod(pod_name) else {
         return make_again(view, current.epoch, node, active, placing);
     };

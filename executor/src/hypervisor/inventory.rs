@@ -196,7 +196,7 @@ impl Inventory {
         self.to_look_at.clear();
         let mut domains = BTreeMap::new();
         for domain in connection.list_domains(DomainFilter::All).await? {
-            if let Some(entry) = self.ask(domain.uuid(), entry(&domain).await)? {
+            if let Some(entry) = self.settle(domain.uuid(), entry(&domain).await.map(Some))? {
                 domains.insert(domain.uuid(), entry);
             }
         }
@@ -217,21 +217,13 @@ impl Inventory {
                 Ok(None) => Ok(None),
                 Err(error) => Err(error.into()),
             };
-            let answer = match read {
-                Ok(None) => Ok(None),
-                Ok(Some(entry)) => self.ask(uuid, Ok(entry)),
-                Err(error) => self.ask(uuid, Err(error)),
-            };
-            match answer {
+            match self.settle(uuid, read) {
                 Ok(Some(entry)) => {
                     let orphan =
                         self.domains.get(&uuid).is_some_and(|before| before.mark == entry.mark && before.orphan);
                     self.domains.insert(uuid, HostDomain { orphan, ..entry });
                 }
-                Ok(None) => {
-                    self.unanswered.remove(&uuid);
-                    self.domains.remove(&uuid);
-                }
+                Ok(None) => drop(self.domains.remove(&uuid)),
                 Err(error) => {
                     // None of them is forgotten.
                     self.to_look_at.append(&mut uuids);
@@ -244,14 +236,14 @@ impl Inventory {
     }
 
     /// What becomes of an answer about a domain; `None`: it is not there.
-    fn ask(&mut self, uuid: Uuid, read: Result<HostDomain, Error>) -> Result<Option<HostDomain>, Error> {
+    fn settle(&mut self, uuid: Uuid, read: Result<Option<HostDomain>, Error>) -> Result<Option<HostDomain>, Error> {
         match read {
-            Ok(entry) => {
+            Ok(there) => {
                 self.unanswered.remove(&uuid);
-                Ok(Some(entry))
+                Ok(there)
             }
             // It went while it was read; its event says so too.
-            Err(Error::Libvirt(error)) if error.is_not_found() => Ok(None),
+            Err(Error::Libvirt(error)) if error.is_not_found() => self.settle(uuid, Ok(None)),
             Err(Error::Libvirt(error)) if error.is_connection_lost() => Err(Error::Libvirt(error)),
             Err(error) => {
                 let written = || {

@@ -232,8 +232,8 @@ impl Task {
             return;
         }
         let first = self.was_active.is_none();
-        let domain = self.vm.status.as_ref().and_then(|status| status.domain.as_ref());
-        let before = self.was_active.unwrap_or_else(|| domain.is_some_and(|domain| domain.state.is_active()));
+        let told = || self.vm.status.as_ref().is_some_and(|status| status.is_active());
+        let before = self.was_active.unwrap_or_else(told);
         self.was_active = Some(active);
         match (before, active) {
             (_, true) if first => self.note_run(),

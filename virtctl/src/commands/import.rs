@@ -2,10 +2,8 @@
 
 use futures::stream::{self, StreamExt as _};
 use kube::ResourceExt as _;
-use kube::api::ListParams;
-use kubevmm_api::{Hypervisor, VirtualMachine};
+use kubevmm_api::VirtualMachine;
 
-use super::domains::no_host;
 use super::outcome;
 use crate::cli::{DryRun, ImportArgs};
 use crate::cluster::Cluster;
@@ -18,12 +16,7 @@ const AT_A_TIME: usize = 8;
 
 /// Runs it.
 pub(crate) async fn run(cluster: &Cluster, args: &ImportArgs) -> Result<(), Error> {
-    let hypervisors = cluster.all::<Hypervisor>().list(&ListParams::default()).await;
-    let hypervisors = hypervisors.map_err(|error| cluster.failure(error))?.items;
-    let Some(hypervisor) = hypervisors.iter().find(|hypervisor| hypervisor.name_any() == args.node) else {
-        return Err(no_host(&args.node, &hypervisors));
-    };
-    let status = hypervisor.status.clone().unwrap_or_default();
+    let status = cluster.hypervisor(&args.node).await?.status.unwrap_or_default();
     if let Some(unlisted) = status.unlisted_count.filter(|count| *count > 0) {
         eprintln!("note: {unlisted} more foreign domains on {} are not listed, and not imported", args.node);
     }

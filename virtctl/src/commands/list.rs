@@ -46,9 +46,7 @@ pub(crate) async fn run(cluster: &Cluster, args: &ListArgs) -> Result<(), Error>
         let namespace = (!args.selection.all_namespaces).then_some(cluster.namespace.as_str());
         let catalog = if wide { catalog(cluster, namespace).await } else { Catalog::default() };
         let columns = Columns { namespace: args.selection.all_namespaces, wide };
-        let text = table(&vms, &catalog, columns, Timestamp::now());
-        let body = text.split_once('\n').map_or("", |(_, body)| body);
-        output::emit(if args.no_headers { body } else { &text })?;
+        output::emit_table(&table(&vms, &catalog, columns, Timestamp::now()), args.no_headers)?;
     }
     outcome(failures, total)
 }
