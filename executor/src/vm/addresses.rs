@@ -81,6 +81,15 @@ pub(super) fn without_addresses(nics: &[EffectiveNetwork]) -> Vec<InterfaceStatu
     nics.iter().map(interface).collect()
 }
 
+/// Takes over what was found; what was not found again stays.
+pub(super) fn note(interfaces: &mut [InterfaceStatus], found: Vec<InterfaceStatus>) {
+    for interface in found.into_iter().filter(|interface| !interface.addresses.is_empty()) {
+        if let Some(there) = interfaces.iter_mut().find(|there| there.name == interface.name) {
+            *there = interface;
+        }
+    }
+}
+
 /// Whether each NIC has an address.
 pub(super) fn all_known(interfaces: &[InterfaceStatus]) -> bool {
     interfaces.iter().all(|interface| !interface.addresses.is_empty())

@@ -18,7 +18,7 @@ use super::backoff::Backoff;
 use super::cluster::{Cluster, name_of};
 use super::domains::{Identity, Observed, Reading};
 use super::status::{addresses_of_running, agent_of_running, own_part};
-use super::task::{Hands, Input, is_older, now};
+use super::task::{Hands, Input, Queue, is_older, now};
 use crate::api::{is_conflict, is_not_found};
 use crate::libvirt::{DomainEvent, Lifecycle};
 
@@ -51,8 +51,7 @@ pub(super) struct Observer {
     cluster: Arc<dyn Cluster>,
     vm: Arc<VirtualMachine>,
     identity: Identity,
-    inbox: mpsc::UnboundedReceiver<Input>,
-    answers: (mpsc::UnboundedSender<Input>, mpsc::UnboundedReceiver<Input>),
+    queue: Queue,
     seen: Option<Seen>,
     looks: Backoff,
     /// The API server must be asked whether the VM is still there.
@@ -76,8 +75,7 @@ impl Observer {
             cluster: Arc::clone(&hands.cluster),
             identity: hands.identity(&vm),
             vm,
-            inbox,
-            answers: mpsc::unbounded_channel(),
+            queue: Queue::new(inbox),
             seen: None,
             looks: Backoff::new(LOOK_AGAIN, LOOK_AGAIN_AT_LAST),
             left: None,
@@ -167,7 +165,7 @@ impl Observer {
         let (domains, identity) = (Arc::clone(&self.domains), self.identity.clone());
         let bare =
             self.interfaces.iter().map(|nic| InterfaceStatus { addresses: Vec::new(), source: None, ..nic.clone() });
-        let (bare, agent, run, answers) = (bare.collect(), self.agent_connected(), self.run, self.answers.0.clone());
+        let (bare, agent, run, answers) = (bare.collect(), self.agent_connected(), self.run, self.queue.answers());
         tokio::spawn(async move {
             let found = addresses::ask(&*domains, &identity, bare, agent).await;
             drop(answers.send(Input::Addresses(run, found)));
@@ -225,20 +223,8 @@ impl Observer {
         let now = Instant::now();
         let wake =
             [self.looks.wait(now), self.left, self.addresses_due(), self.writes.wait(now)].into_iter().flatten().min();
-        tokio::select! {
-            input = self.inbox.recv() => match input {
-                Some(input) => self.take(input),
-                None => return false,
-            },
-            Some(input) = self.answers.1.recv() => self.take(input),
-            () = async { tokio::time::sleep_until(wake.unwrap_or(now)).await }, if wake.is_some() => {}
-        }
-        while let Ok(input) = self.inbox.try_recv() {
-            self.take(input);
-        }
-        while let Ok(input) = self.answers.1.try_recv() {
-            self.take(input);
-        }
+        let Some(inputs) = self.queue.wait(wake).await else { return false };
+        inputs.into_iter().for_each(|input| self.take(input));
         true
     }
 
@@ -264,11 +250,7 @@ impl Observer {
                 if run != self.run {
                     return;
                 }
-                for interface in found.into_iter().filter(|interface| !interface.addresses.is_empty()) {
-                    if let Some(there) = self.interfaces.iter_mut().find(|there| there.name == interface.name) {
-                        *there = interface;
-                    }
-                }
+                addresses::note(&mut self.interfaces, found);
                 let known = addresses::all_known(&self.interfaces);
                 self.addresses.answered(known, self.agent_connected(), Instant::now());
             }

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-pub(super) use input::{Input, is_older};
+pub(super) use input::{Input, Queue, is_older};
 
 use super::addresses::{self, Schedule};
 use super::apply::api_unavailable;
@@ -87,9 +87,7 @@ pub(super) struct Task {
     pub(super) hands: Hands,
     pub(super) vm: Arc<VirtualMachine>,
     pub(super) identity: Identity,
-    inbox: mpsc::UnboundedReceiver<Input>,
-    /// Answers of this task's own jobs.
-    jobs: (mpsc::UnboundedSender<Input>, mpsc::UnboundedReceiver<Input>),
+    queue: Queue,
     /// What libvirt has; `None` when it must be read.
     pub(super) seen: Option<Seen>,
     look_at: Option<Instant>,
@@ -120,8 +118,7 @@ impl Task {
             hands,
             vm,
             identity,
-            inbox,
-            jobs: mpsc::unbounded_channel(),
+            queue: Queue::new(inbox),
             seen: None,
             look_at: None,
             left: None,
@@ -292,7 +289,7 @@ impl Task {
     async fn wait_for_end_event(&mut self) {
         let end = Instant::now() + END_EVENT;
         while !self.memory.end.is_known() {
-            match tokio::time::timeout_at(end, self.inbox.recv()).await {
+            match tokio::time::timeout_at(end, self.queue.recv()).await {
                 Ok(Some(input)) => self.take(input),
                 Ok(None) | Err(_) => return,
             }
@@ -327,21 +324,8 @@ impl Task {
         let now = Instant::now();
         let times = [until, self.look_at, self.left, self.addresses_due(), self.writes.wait(now)];
         let wake = times.into_iter().flatten().min();
-        tokio::select! {
-            input = self.inbox.recv() => match input {
-                Some(input) => self.take(input),
-                None => return false,
-            },
-            Some(input) = self.jobs.1.recv() => self.take(input),
-            () = async { tokio::time::sleep_until(wake.unwrap_or(now)).await }, if wake.is_some() => {}
-        }
-        // What has piled up is one state.
-        while let Ok(input) = self.inbox.try_recv() {
-            self.take(input);
-        }
-        while let Ok(input) = self.jobs.1.try_recv() {
-            self.take(input);
-        }
+        let Some(inputs) = self.queue.wait(wake).await else { return false };
+        inputs.into_iter().for_each(|input| self.take(input));
         true
     }
 
@@ -438,7 +422,7 @@ impl Task {
         }
         self.asking = true;
         let (domains, identity, nics) = (Arc::clone(&self.hands.domains), self.identity.clone(), self.nics());
-        let (agent, run, answers) = (self.guest.details.agent_connected, self.run, self.jobs.0.clone());
+        let (agent, run, answers) = (self.guest.details.agent_connected, self.run, self.queue.answers());
         tokio::spawn(async move {
             let nics = addresses::without_addresses(&nics);
             let found = addresses::ask(&*domains, &identity, nics, agent).await;
@@ -453,7 +437,7 @@ impl Task {
     /// Asks the guest to shut down, as a job: an agent may take long to answer.
     pub(super) fn ask_guest(&self, how: GuestRequest) {
         let (domains, identity) = (Arc::clone(&self.hands.domains), self.identity.clone());
-        let answers = self.jobs.0.clone();
+        let answers = self.queue.answers();
         tokio::spawn(async move {
             let result = domains.shutdown(&identity, how).await;
             drop(answers.send(Input::Asked(how, result)));

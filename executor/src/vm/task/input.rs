@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use kubevmm_api::VirtualMachine;
 use kubevmm_api::vm::InterfaceStatus;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Task;
@@ -32,6 +33,43 @@ pub(in crate::vm) enum Input {
     Asked(GuestRequest, libvirt::Result<()>),
     /// What is known of the addresses of the run with this number.
     Addresses(u64, Vec<InterfaceStatus>),
+}
+
+/// The queue of one VM's task: what reaches it from outside, and the answers of its own jobs.
+pub(in crate::vm) struct Queue {
+    inbox: mpsc::UnboundedReceiver<Input>,
+    answers: (mpsc::UnboundedSender<Input>, mpsc::UnboundedReceiver<Input>),
+}
+
+impl Queue {
+    pub(in crate::vm) fn new(inbox: mpsc::UnboundedReceiver<Input>) -> Self {
+        Self { inbox, answers: mpsc::unbounded_channel() }
+    }
+
+    /// Where a job of the task puts its answer.
+    pub(in crate::vm) fn answers(&self) -> mpsc::UnboundedSender<Input> {
+        self.answers.0.clone()
+    }
+
+    /// The next thing from outside. `None`: nobody needs the task any more.
+    pub(in crate::vm) async fn recv(&mut self) -> Option<Input> {
+        self.inbox.recv().await
+    }
+
+    /// All that has piled up, once there is something or it is time; nothing when it is only time. `None`: nobody needs
+    /// the task any more.
+    pub(in crate::vm) async fn wait(&mut self, until: Option<Instant>) -> Option<Vec<Input>> {
+        let mut piled_up = Vec::new();
+        tokio::select! {
+            input = self.inbox.recv() => piled_up.push(input?),
+            Some(input) = self.answers.1.recv() => piled_up.push(input),
+            () = async { tokio::time::sleep_until(until.unwrap_or_else(Instant::now)).await }, if until.is_some() => {}
+        }
+        // What has piled up is one state.
+        piled_up.extend(std::iter::from_fn(|| self.inbox.try_recv().ok()));
+        piled_up.extend(std::iter::from_fn(|| self.answers.1.try_recv().ok()));
+        Some(piled_up)
+    }
 }
 
 impl Task {
@@ -101,12 +139,7 @@ impl Task {
         if run != self.run {
             return;
         }
-        for interface in found {
-            let there = self.guest.interfaces.iter_mut().find(|there| there.name == interface.name);
-            if let Some(there) = there.filter(|_| !interface.addresses.is_empty()) {
-                *there = interface;
-            }
-        }
+        addresses::note(&mut self.guest.interfaces, found);
         let known = addresses::all_known(&self.guest.interfaces);
         self.addresses.answered(known, self.guest.details.agent_connected, Instant::now());
     }
