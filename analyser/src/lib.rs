@@ -18,6 +18,8 @@ mod merge;
 pub mod read;
 mod scope;
 mod shapes;
+#[cfg(feature = "spec")]
+pub mod spec;
 pub mod tree;
 mod validate;
 pub mod value;

@@ -9,7 +9,7 @@ mod read;
 pub(crate) use read::bytes;
 
 use crate::error::{Error, Result};
-use crate::lower::{HostFacts, Identity, Typed, hardware, lower_typed};
+use crate::lower::{DiskLocation, HostFacts, Identity, Typed, hardware, lower_typed};
 use crate::mark::{Mark, is_ours};
 use crate::tree::{Element, Node, Tree};
 use crate::value::Value;
@@ -61,20 +61,38 @@ pub fn lift(domain: &Tree) -> Result<Lifted> {
 /// # Errors
 /// Those of [`lift`].
 pub fn lift_with(domain: &Tree, vocabulary: Vocabulary, host: Option<&HostFacts>) -> Result<Lifted> {
+    lift_some(domain, vocabulary, host, &|_, _| true)
+}
+
+/// [`lift_with`] into [`Vocabulary::Spec`], with those disks typed alone of which `is_typed` says so.
+#[cfg(feature = "spec")]
+pub(crate) fn lift_spec(domain: &Tree, host: &HostFacts, is_typed: &IsTyped<'_>) -> Result<Lifted> {
+    lift_some(domain, Vocabulary::Spec, Some(host), is_typed)
+}
+
+/// Whether a disk that lies there is to be typed.
+type IsTyped<'a> = dyn Fn(&Element, &DiskLocation) -> bool + 'a;
+
+fn lift_some(
+    domain: &Tree,
+    vocabulary: Vocabulary,
+    host: Option<&HostFacts>,
+    is_typed: &IsTyped<'_>,
+) -> Result<Lifted> {
     if domain.root.name() != "domain" {
         let value = domain.root.name().to_owned();
         return Err(Error::Value { path: "/".into(), value, expected: "domain" });
     }
     let mut root = domain.canonical().root;
     let identity = take_identity(&mut root)?;
-    let mut typed = read::typed(&root);
+    let mut typed = read::typed(&root, is_typed);
     if let Some(host) = host {
         typed.host = host.clone();
     }
     if vocabulary == Vocabulary::Spec {
         typed.restrict_to_spec();
     }
-    read::relabel(&mut root, &typed);
+    read::relabel(&mut root, &typed, is_typed);
     let base = Tree::new(hardware(&typed)).into_canonical();
     let domain = overlay::overlay(&base, &Tree::new(root).into_canonical());
     let lifted = Lifted { identity, typed, domain };

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use kubevmm_analyser::lower::{Format, NicSource};
+use kubevmm_analyser::lower::NicSource;
+pub use kubevmm_analyser::spec::DiskOnHost;
 use kubevmm_api::common::NetworkKind;
 use tokio::sync::{broadcast, watch};
 
@@ -98,17 +99,6 @@ impl Changes {
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.0.subscribe()
     }
-}
-
-/// A disk as a domain needs it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DiskOnHost {
-    /// Path of the volume.
-    pub path: String,
-    /// Format of the volume.
-    pub format: Format,
-    /// The guest can only read.
-    pub read_only: bool,
 }
 
 /// The disks of VMs.

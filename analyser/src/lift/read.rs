@@ -8,13 +8,16 @@ use crate::lower::{
 };
 use crate::tree::{Element, Node};
 
+use super::IsTyped;
+
 /// Memory of a domain that says none in a way that is understood: the least that a spec can say.
 const LEAST_MEMORY: u64 = 1 << 20;
 /// A name in a spec is a DNS label.
 const MAX_NAME: usize = 63;
 
-/// Reads whatever typed fields can say; each has a value, also where the domain has none that they could say.
-pub(super) fn typed(root: &Element) -> Typed {
+/// Reads whatever typed fields can say; each has a value, also where the domain has none that they could say. Of the
+/// disks, those are read of which `is_typed` says so.
+pub(super) fn typed(root: &Element, is_typed: &IsTyped<'_>) -> Typed {
     let accelerator = accelerator(root);
     Typed {
         host: HostFacts {
@@ -26,13 +29,13 @@ pub(super) fn typed(root: &Element) -> Typed {
         cpu: cpu(root, accelerator),
         memory_bytes: memory(root).unwrap_or(LEAST_MEMORY),
         firmware: Firmware::Bios,
-        disks: disks(root),
+        disks: disks(root, is_typed),
         nics: nics(root),
     }
 }
 
 /// Gives the devices that are typed the aliases by which `spec.domain` means them.
-pub(super) fn relabel(root: &mut Element, typed: &Typed) {
+pub(super) fn relabel(root: &mut Element, typed: &Typed, is_typed: &IsTyped<'_>) {
     let Some(devices) =
         only_devices(root).is_some().then(|| root.elements_mut().find(|e| e.name() == "devices")).flatten()
     else {
@@ -42,7 +45,7 @@ pub(super) fn relabel(root: &mut Element, typed: &Typed) {
     let mut nics = typed.nics.iter();
     for device in devices.elements_mut() {
         let alias = match device.name() {
-            "disk" if location(device).is_some() => disks.next().map(|disk| disk_alias(&disk.name)),
+            "disk" if typed_location(device, is_typed).is_some() => disks.next().map(|disk| disk_alias(&disk.name)),
             "interface" if source(device).is_some() => nics.next().map(|nic| nic_alias(&nic.name)),
             _ => None,
         };
@@ -161,6 +164,11 @@ fn location(disk: &Element) -> Option<DiskLocation> {
     }
 }
 
+/// Where a disk lies that is to be typed.
+fn typed_location(disk: &Element, is_typed: &IsTyped<'_>) -> Option<DiskLocation> {
+    location(disk).filter(|location| is_typed(disk, location))
+}
+
 /// What a NIC is connected to, for one that typed fields can say.
 fn source(nic: &Element) -> Option<NicSource> {
     if !is_regular(nic) {
@@ -175,12 +183,13 @@ fn source(nic: &Element) -> Option<NicSource> {
     }
 }
 
-fn disks(root: &Element) -> Vec<TypedDisk> {
+fn disks(root: &Element, is_typed: &IsTyped<'_>) -> Vec<TypedDisk> {
     let Some(devices) = only_devices(root) else { return Vec::new() };
-    let mut names = Names::new(DISK_PREFIX, devices.all("disk").map(|disk| (disk, location(disk).is_some())));
+    let mut names =
+        Names::new(DISK_PREFIX, devices.all("disk").map(|disk| (disk, typed_location(disk, is_typed).is_some())));
     let target_name =
         |disk: &Element| disk.find("target").and_then(|t| t.attribute("dev")).unwrap_or("disk").to_owned();
-    let typed = devices.all("disk").filter_map(|disk| Some((disk, location(disk)?)));
+    let typed = devices.all("disk").filter_map(|disk| Some((disk, typed_location(disk, is_typed)?)));
     typed
         .map(|(disk, location)| {
             let alias = alias(disk);

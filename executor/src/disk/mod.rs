@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Resource, ResourceExt};
-use kubevmm_analyser::lower::{Backing, Format, VolumeInput, lower_volume};
+use kubevmm_analyser::lower::{Backing, DiskLocation, Format, VolumeInput, lower_volume};
 use kubevmm_analyser::read::read_volume;
 use kubevmm_api::condition::{HOST_RELEASED, PROVISIONED, Wanted};
 use kubevmm_api::{MANAGER_EXECUTOR, Quantity, VirtualMachineDisk};
@@ -89,7 +89,8 @@ impl Disks {
             let volume = find_volume(&pool.pool, &volume_name).await?;
             match (decide::next(&disk, volume.is_some()), volume) {
                 (Step::Use, Some(volume)) => {
-                    return Ok(DiskOnHost { path: volume.path().await?, format: Format::Qcow2, read_only: false });
+                    let location = DiskLocation::File(volume.path().await?);
+                    return Ok(DiskOnHost { location, format: Format::Qcow2, read_only: false });
                 }
                 (Step::Claim, _) => {
                     let condition =

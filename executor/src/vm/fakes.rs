@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, pending, ready};
-use kubevmm_analyser::lower::{Format, NicSource};
+use kubevmm_analyser::lower::{DiskLocation, Format, NicSource};
 use kubevmm_analyser::read::read_domain;
 use kubevmm_api::common::{Accelerator, NetworkKind};
 use kubevmm_api::vm::DomainState;
@@ -228,7 +228,9 @@ impl Storage for Fake {
         _: &'a str,
         _: &'a str,
     ) -> BoxFuture<'a, std::result::Result<DiskOnHost, NotYet>> {
-        self.ask(|_| Ok(DiskOnHost { path: "/p/v".into(), format: Format::Qcow2, read_only: false }))
+        self.ask(|_| {
+            Ok(DiskOnHost { location: DiskLocation::File("/p/v".into()), format: Format::Qcow2, read_only: false })
+        })
     }
 }
 

@@ -5,17 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{try_join_all, try_join3};
-use kubevmm_analyser::lower::{
-    Accelerator, CpuInput, CpuModel, DiskBus, DiskDevice, DiskInput, DomainInput, Firmware, Format, Machine, NicInput,
-    NicSource, lower_with,
-};
+use kubevmm_analyser::lower::{DiskLocation, Format, HostFacts, NicSource};
 use kubevmm_analyser::mark::Mark;
-use kubevmm_analyser::{Element, Value};
+use kubevmm_analyser::spec::{Connections, host_facts, lower_spec};
+use kubevmm_analyser::{Element, lower};
 use kubevmm_api::VirtualMachine;
-use kubevmm_api::common::{self, FirmwareType, MachineType};
-use kubevmm_api::effective::{EffectiveDisk, EffectiveNetwork, EffectiveSpec, MergeError, merge};
-use kubevmm_api::vm::{self, CloudInit, NicModel};
-use serde_json::{Map, Value as Json};
+use kubevmm_api::common::Accelerator;
+use kubevmm_api::effective::{EffectiveNetwork, EffectiveSpec, MergeError, merge};
+use kubevmm_api::vm::CloudInit;
+use serde_json::Value as Json;
 use uuid::Uuid;
 
 use super::cluster::{Cluster, name_of};
@@ -24,14 +22,8 @@ use crate::host::{DiskOnHost, Networks, NotYet, Retry, SeedInput, Seeds, Storage
 
 /// Volume of the placement pod that holds the user data.
 const USER_DATA_VOLUME: &str = "volumes/kubernetes.io~secret/cloud-init-user-data";
-/// Name of the seed among the disks: no name that a user can give.
-const SEED_DISK: &str = "cloud_init";
-/// Key of what lies over the domain, in the spec and in the analyser's YAML.
-const OVER: &str = "domain";
 /// Bound of `spec.domain`, which stands in the status once more: an object of more than 1.5 MB cannot be stored.
 const MAX_OVER_BYTES: usize = 256 << 10;
-/// Bound of QEMU's cache of translated code: with more of it, a guest outgrows what its placement pod accounts for.
-const TCG_CACHE_MIB: u32 = 64;
 
 /// A domain that can be defined.
 pub(super) struct Prepared {
@@ -88,28 +80,27 @@ fn rehearse(vm: &VirtualMachine, effective: &EffectiveSpec) -> Result<(), NotYet
         return Err(NotYet::on_change("InvalidDomain", message));
     }
     let identity = Identity { name: "-".into(), uuid: Uuid::nil(), cluster: String::new(), uid: String::new() };
-    let anywhere = DiskOnHost { path: "/".into(), format: Format::Raw, read_only: false };
-    let input = domain(
-        effective,
-        &identity,
-        mark(vm, &identity),
-        (common::Accelerator::KVM, "x86_64".into()),
-        vec![anywhere; effective.disks.len()],
-        vec![NicSource::Network("-".into()); effective.networks.len()],
-        vm.spec.cloud_init.as_ref().map(|_| "/".into()),
-    )?;
-    lowered(&input, effective).map(drop)
+    let anywhere = DiskOnHost { location: DiskLocation::File("/".into()), format: Format::Raw, read_only: false };
+    let connections = Connections {
+        disks: vec![anywhere; effective.disks.len()],
+        nics: vec![NicSource::Network("-".into()); effective.networks.len()],
+        seed: vm.spec.cloud_init.as_ref().map(|_| "/".into()),
+    };
+    lowered(effective, &host_facts(Accelerator::KVM, "x86_64"), &connections, &identity, mark(vm, &identity)).map(drop)
 }
 
 /// The domain, with `spec.domain` over it.
-fn lowered(input: &DomainInput, effective: &EffectiveSpec) -> Result<Element, NotYet> {
-    // Below its own key, so that paths in messages begin with it.
-    let over = Json::Object(Map::from_iter([(OVER.to_owned(), Json::Object(effective.domain.clone()))]));
-    let lowered = Value::from_json(&over).and_then(|over| {
-        let nothing = Value::Mapping(Vec::new());
-        lower_with(input, over.get(OVER).unwrap_or(&nothing))
-    });
-    lowered.map_err(|error| NotYet::on_change("InvalidDomain", format!("spec.{error}")))
+fn lowered(
+    effective: &EffectiveSpec,
+    host: &HostFacts,
+    connections: &Connections,
+    identity: &Identity,
+    mark: Mark,
+) -> Result<Element, NotYet> {
+    let identity =
+        lower::Identity { name: Some(identity.name.clone()), uuid: Some(identity.uuid.to_string()), mark: Some(mark) };
+    lower_spec(effective, host, connections, &identity)
+        .map_err(|error| NotYet::on_change("InvalidDomain", format!("spec.{error}")))
 }
 
 /// Makes disks, networks and seed real, all at once, and lowers the VM onto them.
@@ -129,9 +120,9 @@ pub(super) async fn prepare(
     let disks = try_join_all(disks.map(|name| makers.storage.ensure_disk(namespace, name, &identity.uid)));
     let nics = try_join_all(effective.networks.iter().map(|nic| network(makers, namespace, nic)));
     let (disks, nics, seed) = try_join3(disks, nics, seed(makers, vm, identity)).await?;
-    let mark = mark(vm, identity);
-    let input = domain(&effective, identity, mark, (accelerator, arch), disks, nics, seed)?;
-    let xml = lowered(&input, &effective)?.to_xml();
+    let connections = Connections { disks, nics, seed };
+    let host = host_facts(accelerator, &arch);
+    let xml = lowered(&effective, &host, &connections, identity, mark(vm, identity))?.to_xml();
     Ok(Prepared { effective, xml })
 }
 
@@ -196,91 +187,10 @@ async fn read(path: &Path) -> Result<Data, NotYet> {
     }
 }
 
-fn domain(
-    effective: &EffectiveSpec,
-    identity: &Identity,
-    mark: Mark,
-    (accelerator, arch): (common::Accelerator, String),
-    disks: Vec<DiskOnHost>,
-    nics: Vec<NicSource>,
-    seed: Option<String>,
-) -> Result<DomainInput, NotYet> {
-    let accelerator = match accelerator {
-        common::Accelerator::KVM => Accelerator::Kvm,
-        common::Accelerator::TCG => Accelerator::Tcg { tb_cache_mib: Some(TCG_CACHE_MIB) },
-    };
-    let memory = effective.memory.bytes();
-    let memory_bytes =
-        memory.map_err(|error| NotYet::on_change("InvalidSpec", format!("spec.memory.size: {error}")))?;
-    // The bus that the guest boots from is one that it can read.
-    let seed_bus = effective.disks.first().map_or(DiskBus::Virtio, |disk| bus(disk.bus));
-    let mut inputs: Vec<_> = effective.disks.iter().zip(disks).map(|(disk, host)| disk_input(disk, host)).collect();
-    inputs.extend(seed.map(|path| DiskInput {
-        name: SEED_DISK.into(),
-        path,
-        format: Format::Raw,
-        device: DiskDevice::Disk,
-        bus: seed_bus,
-        // AHCI has no read-only disks, only CD-ROMs.
-        read_only: seed_bus != DiskBus::Sata,
-        boot_order: None,
-        serial: None,
-    }));
-    Ok(DomainInput {
-        name: identity.name.clone(),
-        uuid: identity.uuid,
-        mark,
-        accelerator,
-        machine: match effective.machine {
-            MachineType::Q35 => Machine::Q35,
-            MachineType::Pc => Machine::Pc,
-        },
-        arch,
-        emulator: None,
-        cpu: CpuInput { vcpus: effective.cores, max_vcpus: effective.cores, model: CpuModel::default_for(accelerator) },
-        memory_bytes,
-        firmware: match effective.firmware {
-            FirmwareType::Bios => Firmware::Bios,
-        },
-        disks: inputs,
-        nics: effective.networks.iter().zip(nics).map(|(nic, source)| nic_input(nic, source)).collect(),
-    })
-}
-
-fn disk_input(disk: &EffectiveDisk, host: DiskOnHost) -> DiskInput {
-    DiskInput {
-        name: disk.name.clone(),
-        path: host.path,
-        format: host.format,
-        device: DiskDevice::Disk,
-        bus: bus(disk.bus),
-        read_only: host.read_only,
-        boot_order: disk.boot_order,
-        serial: None,
-    }
-}
-
-fn nic_input(nic: &EffectiveNetwork, source: NicSource) -> NicInput {
-    let model = match nic.model {
-        NicModel::Virtio => "virtio",
-        NicModel::E1000e => "e1000e",
-    };
-    NicInput { name: nic.name.clone(), source, mac: nic.mac_address.clone(), model: model.into(), boot_order: None }
-}
-
-fn bus(bus: vm::DiskBus) -> DiskBus {
-    match bus {
-        vm::DiskBus::Virtio => DiskBus::Virtio,
-        vm::DiskBus::Scsi => DiskBus::Scsi,
-        vm::DiskBus::Sata => DiskBus::Sata,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::vm::fakes::Fake;
-    use kubevmm_api::effective::merge;
 
     const POD: &str = "b3a1c7d2-0000-4000-8000-000000000001";
 
@@ -319,26 +229,6 @@ mod tests {
         vm.status.as_mut().unwrap().placement.as_mut().unwrap().pod_uid = Some("../..".into());
         let refused = user_data(Path::new("/"), &vm, vm.spec.cloud_init.as_ref().unwrap()).await;
         assert_eq!(refused.unwrap_err().reason, "SecretNotFound");
-    }
-
-    #[test]
-    fn the_domain_of_a_vm() {
-        let vm = vm(
-            "{metadata: {name: web, namespace: shop}, spec: {cpu: {cores: 2}, memory: {size: 1Gi}, disks: [{name: root, diskName: d, bus: scsi, bootOrder: 1}], networks: [{name: lan, macAddress: '02:00:00:00:00:01'}]}}",
-        );
-        let effective = merge("web", POD, &vm.spec, None, Some("lan")).unwrap();
-        let uuid = Uuid::parse_str(POD).unwrap();
-        let identity = Identity { name: "shop.web".into(), uuid, cluster: "c".into(), uid: POD.into() };
-        let disks = vec![DiskOnHost { path: "/p/v".into(), format: Format::Qcow2, read_only: false }];
-        let nics = vec![NicSource::Network(".lan".into())];
-        let machine = (common::Accelerator::TCG, "x86_64".to_owned());
-        let input =
-            domain(&effective, &identity, mark(&vm, &identity), machine, disks, nics, Some("/s".into())).unwrap();
-        assert_eq!((input.memory_bytes, input.cpu.vcpus), (1 << 30, 2));
-        assert_eq!(input.cpu.model, CpuModel::Maximum);
-        assert_eq!((input.disks[0].name.as_str(), input.disks[0].boot_order), ("root", Some(1)));
-        assert_eq!((input.disks[1].path.as_str(), input.disks[1].bus), ("/s", DiskBus::Scsi));
-        assert_eq!(input.nics[0].source, NicSource::Network(".lan".into()));
     }
 
     /// What a host makes of a VM.
