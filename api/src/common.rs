@@ -125,6 +125,21 @@ pub fn host_name(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// Schema of a type in the place of its field, so that the field's own description is shown.
+pub fn inline<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    T::json_schema(generator)
+}
+
+/// Schema of the name of a Node.
+pub fn node_name(_: &mut SchemaGenerator) -> Schema {
+    schemars::json_schema!({
+        "type": "string",
+        "minLength": 1,
+        "maxLength": 253,
+        "pattern": "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
+    })
+}
+
 /// Schema of a size of at least one mebibyte.
 pub fn size(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = <crate::Quantity as JsonSchema>::json_schema(generator);

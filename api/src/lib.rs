@@ -21,6 +21,7 @@ pub mod pool;
 pub mod power;
 pub mod quantity;
 pub mod vm;
+pub mod volume;
 
 pub use class::{VirtualMachineClass, VirtualMachineClassSpec};
 pub use disk::{VirtualMachineDisk, VirtualMachineDiskSpec, VirtualMachineDiskStatus};

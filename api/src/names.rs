@@ -60,6 +60,12 @@ pub fn image_volume(namespace: Option<&str>, name: &str, uid: &str, format: &str
     format!("image.{}.{name}.{}.{format}", namespace.unwrap_or_default(), uid_prefix(uid))
 }
 
+/// Whether a volume bears the name of some image's cached copy: see [`image_volume`].
+pub fn is_image_volume(volume: &str) -> bool {
+    let hash = |part: &str| part.len() == 8 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    matches!(volume.splitn(5, '.').collect::<Vec<_>>()[..], ["image", _, _, uid, _] if hash(uid))
+}
+
 /// The NoCloud seed of a VM in the pool `kubevmm-system`.
 pub fn seed_volume(uid: &str) -> String {
     format!("{uid}.seed.img")
@@ -98,6 +104,8 @@ mod tests {
         assert_eq!(network(Some("shop"), "lan"), "shop.lan");
         assert_eq!(disk_volume("shop", "web-root", "0123456789ab", "qcow2"), "shop.web-root.01234567.qcow2");
         assert_eq!(image_volume(None, "debian", "0123456789ab", "qcow2"), "image..debian.01234567.qcow2");
+        assert!(is_image_volume("image..debian.01234567.qcow2") && is_image_volume("image.shop.a.01234567.ab.img"));
+        assert!(!is_image_volume("image.debian.qcow2") && !is_image_volume("shop.web-root.01234567.qcow2"));
     }
 
     proptest! {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use crate::common::host_name;
+use crate::names;
 
 /// A libvirt storage pool on each node that it selects.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -55,6 +56,16 @@ pub struct VirtualMachineStoragePoolSpec {
     /// Labels of the nodes that have the pool. All nodes, when left out.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
+}
+
+impl VirtualMachineStoragePool {
+    /// Name of the libvirt pool behind the object.
+    pub fn libvirt_name(&self) -> String {
+        match &self.spec.existing {
+            Some(existing) => existing.name.clone(),
+            None => names::pool(self.metadata.name.as_deref().unwrap_or_default()),
+        }
+    }
 }
 
 /// A directory of the host that becomes a libvirt pool.

@@ -1,5 +1,6 @@
 //! What every reconciler works with.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kube::runtime::reflector::ObjectRef;
@@ -7,6 +8,7 @@ use kube::{Client, ResourceExt};
 use kubevmm_api::common::{ImageKind, NetworkKind};
 use kubevmm_api::effective;
 
+use crate::disk::decide::{existing_volume, volume_name};
 use crate::events::{Events, Notices};
 use crate::key::Key;
 use crate::lease::Proof;
@@ -62,6 +64,11 @@ impl Context {
         } else {
             names.iter().filter_map(|disk| world.disks.get(&ObjectRef::new(disk).within(namespace))).collect()
         };
+        let named: BTreeSet<&str> = disks.iter().filter_map(|disk| existing_volume(disk)).collect();
+        let rivals = match named.is_empty() {
+            true => vec![],
+            false => world.disks.state_filter(|disk| volume_name(disk).is_some_and(|volume| named.contains(volume))),
+        };
         let templates = spec.disks.iter().filter_map(|disk| disk.template.as_ref()?.source.image.as_ref());
         let sources = disks.iter().filter_map(|disk| disk.spec.source.image.as_ref());
         let images = templates.chain(sources).filter_map(|image| {
@@ -77,6 +84,7 @@ impl Context {
             cluster_id: self.cluster_id.clone(),
             class,
             networks: networks.map(|network| (network.name_any(), network)).collect(),
+            rivals,
             disks: disks.into_iter().map(|disk| (disk.name_any(), disk)).collect(),
             pools: world.pools.state().into_iter().map(|pool| (pool.name_any(), pool)).collect(),
             cluster_networks: world.cluster_networks.state().into_iter().map(|net| (net.name_any(), net)).collect(),

@@ -4,9 +4,9 @@
 
 use kube::ResourceExt;
 use kubevmm_api::common::{ImageKind, NetworkKind};
-use kubevmm_api::{LABEL_VM, VirtualMachine, condition, effective};
+use kubevmm_api::{LABEL_VM, VirtualMachine, VirtualMachineDisk, condition, effective};
 
-use crate::disk::decide::names as names_disk;
+use crate::disk::decide::{existing_volume, names as names_disk, volume_name};
 use crate::key::Key;
 use crate::object::{is_deleting, name, uid};
 use crate::queue::Queue;
@@ -43,14 +43,11 @@ pub fn dispatch(world: &World, queue: &Queue<Key>, change: &Change) {
             if let Some(pool) = disk.status.as_ref().and_then(|status| status.pool_name.as_ref()) {
                 queue.add(Key::Pool(pool.clone()));
             }
-            let disk_name = disk.name_any();
-            for vm in world.vms.state() {
-                let same = vm.metadata.namespace.as_deref() == Some(namespace.as_str());
-                let held = disk.status.as_ref().and_then(|status| status.used_by.as_ref());
-                let holds = held.is_some_and(|holder| holder.uid == uid(vm.as_ref()));
-                if same && (holds || names_disk(&vm, &disk_name)) {
-                    queue.add(Key::Vm(namespace.clone(), vm.name_any()));
-                }
+            users_of(world, queue, disk);
+            // Who waits for a volume that this disk had.
+            let volume = volume_name(disk);
+            for other in world.disks.state_filter(|other| volume.is_some() && existing_volume(other) == volume) {
+                users_of(world, queue, &other);
             }
         }
         Change::Pod(pod) => {
@@ -108,6 +105,19 @@ pub fn dispatch(world: &World, queue: &Queue<Key>, change: &Change) {
             shared_kinds(world, queue);
         }
         Change::Everything => everything(world, queue),
+    }
+}
+
+/// VMs that hold or name the disk.
+fn users_of(world: &World, queue: &Queue<Key>, disk: &VirtualMachineDisk) {
+    let namespace = disk.namespace().unwrap_or_default();
+    let held = disk.status.as_ref().and_then(|status| status.used_by.as_ref());
+    for vm in world.vms.state() {
+        let same = vm.metadata.namespace.as_deref() == Some(namespace.as_str());
+        let holds = held.is_some_and(|holder| holder.uid == uid(vm.as_ref()));
+        if same && (holds || names_disk(&vm, name(disk))) {
+            queue.add(Key::Vm(namespace.clone(), vm.name_any()));
+        }
     }
 }
 

@@ -178,9 +178,11 @@ fn disks(out: &mut String, vm: &VirtualMachine, status: &VirtualMachineStatus, c
             };
             let state = found.status.clone().unwrap_or_default();
             let size = state.capacity.as_ref().or(found.spec.size.as_ref()).map(ToString::to_string);
-            let source = match &found.spec.source.image {
-                Some(image) => format!("image {}", image.name),
-                None => "blank".into(),
+            let source = &found.spec.source;
+            let source = match (&source.image, &source.existing) {
+                (Some(image), _) => format!("image {}", image.name),
+                (None, Some(existing)) => format!("volume {}", existing.volume_name),
+                (None, None) => "blank".into(),
             };
             row.extend([
                 cell(size.as_deref()),

@@ -59,7 +59,7 @@ pub(crate) fn vm(wanted: &Wanted) -> VirtualMachine {
                 template: Some(VirtualMachineDiskSpec {
                     size: wanted.disk.clone(),
                     pool_name: wanted.pool.clone(),
-                    source: DiskSource { image: wanted.image.clone(), blank: None },
+                    source: DiskSource { image: wanted.image.clone(), ..Default::default() },
                     ..Default::default()
                 }),
                 ..Default::default()

@@ -7,11 +7,15 @@
 //! deleted, usedBy = nobody             no volume: let go
 //!                                      a volume: the executor of nodeName deletes it, HostReleased, let go
 //! ```
+//!
+//! A volume that its host had already is there before any VM takes the disk. When it is to go with the disk, nodeName
+//! is given to a disk that no VM has used, so that an executor deletes it.
 
 use std::sync::Arc;
 
 use kube::ResourceExt;
 use kubevmm_api::condition::{self, HOST_RELEASED, Wanted};
+use kubevmm_api::disk::ReclaimPolicy;
 use kubevmm_api::vm::DomainState;
 use kubevmm_api::{VirtualMachine, VirtualMachineDisk, effective};
 
@@ -60,7 +64,15 @@ pub fn decide(view: &View<'_>) -> Vec<Action> {
     }
     if is_deleting(disk) && owned.used_by.is_none() {
         let status = disk.status.clone().unwrap_or_default();
-        let (Some(_), Some(node)) = (&status.volume_name, &status.node_name) else {
+        let unused = unused_volume(view);
+        if status.node_name.is_none()
+            && let Some(node) = unused
+        {
+            owned.node_name = Some(node.to_owned());
+            owned.pool_name = pool_of(disk, view.default_pools);
+            return vec![Action::Write(owned)];
+        }
+        let (Some(_), Some(node)) = (status.volume_name.as_deref().or(unused), &status.node_name) else {
             return vec![Action::RemoveFinalizer];
         };
         if condition::is_true(&status.conditions, HOST_RELEASED) {
@@ -75,6 +87,24 @@ pub fn decide(view: &View<'_>) -> Vec<Action> {
         }
     }
     if owned == Owned::of(disk) { vec![] } else { vec![Action::Write(owned)] }
+}
+
+/// The node of a volume that shall go with the disk though no VM has used it. (A host that this cluster has never had is
+/// nobody's to wait for.)
+fn unused_volume<'a>(view: &View<'a>) -> Option<&'a str> {
+    let spec = &view.disk.spec;
+    let existing = spec.source.existing.as_ref().filter(|_| spec.reclaim_policy() == ReclaimPolicy::Delete)?;
+    view.hosts.get(&existing.node_name).map(|_| existing.node_name.as_str())
+}
+
+/// Name of the volume that the disk is made from, when its host had it already.
+pub fn existing_volume(disk: &VirtualMachineDisk) -> Option<&str> {
+    disk.spec.source.existing.as_ref().map(|existing| existing.volume_name.as_str())
+}
+
+/// Name of the volume that the disk is or shall be, as far as it is known.
+pub fn volume_name(disk: &VirtualMachineDisk) -> Option<&str> {
+    existing_volume(disk).or_else(|| disk.status.as_ref()?.volume_name.as_deref())
 }
 
 /// The pool that a disk lies in or shall lie in.
@@ -210,6 +240,30 @@ mod tests {
             "{volume}, conditions: [{{type: HostReleased, status: 'True', reason: Deleted, message: '', lastTransitionTime: \"2026-01-01T00:00:00Z\"}}]"
         );
         assert_eq!(run(&disk(gone, &released), None, &none), [Action::RemoveFinalizer]);
+    }
+
+    #[test]
+    fn a_volume_that_was_there_before_goes_with_its_disk_only_when_told_to() {
+        let deleted = |policy: &str, status: &str| -> VirtualMachineDisk {
+            yaml(&format!(
+                "metadata: {{name: data, namespace: shop, uid: d, finalizers: [kubevmm.io/cleanup], \
+                 deletionTimestamp: \"2026-01-01T00:00:00Z\"}}\n\
+                 spec: {{poolName: fast, {policy} source: {{existing: {{nodeName: a, volumeName: v, format: raw}}}}}}\n\
+                 status: {{{status}}}"
+            ))
+        };
+        let (delete, here) = ("reclaimPolicy: Delete,", hosts(&[("a", "")]));
+        assert_eq!(run(&deleted("", ""), None, &here), [Action::RemoveFinalizer], "no VM has used it, and it stays");
+        let owned = Owned { node_name: Some("a".into()), pool_name: Some("fast".into()), ..Owned::default() };
+        assert_eq!(run(&deleted(delete, ""), None, &here), [Action::Write(owned)]);
+        let placed = "poolName: fast, nodeName: a";
+        assert_eq!(run(&deleted(delete, placed), None, &here), [], "the executor deletes it");
+        let missing = run(&deleted(delete, ""), None, &hosts(&[("b", "")]));
+        assert_eq!(missing, [Action::RemoveFinalizer], "a host that never was");
+        let released = format!(
+            "{placed}, conditions: [{{type: HostReleased, status: 'True', reason: Released, message: '', lastTransitionTime: \"2026-01-01T00:00:00Z\"}}]"
+        );
+        assert_eq!(run(&deleted(delete, &released), None, &here), [Action::RemoveFinalizer]);
     }
 
     #[test]

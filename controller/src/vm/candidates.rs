@@ -37,10 +37,17 @@ pub fn candidates(view: &View, disks: &[Arc<VirtualMachineDisk>]) -> Result<Vec<
     if !able.is_empty() {
         return Ok(able);
     }
-    if let Some((disk, node)) = disks.iter().find_map(|disk| {
-        let node = pinned_to(view, disk)?;
-        (!view.hosts.is_live(node)).then(|| (name(disk.as_ref()), node))
-    }) {
+    let pinned = || disks.iter().filter_map(|disk| Some((name(disk.as_ref()), pinned_to(view, disk)?)));
+    if let Some((disk, node)) = pinned().find(|(_, node)| view.hosts.get(node).is_none()) {
+        return Err((
+            "HostNotFound",
+            format!(
+                "the volume of the VirtualMachineDisk {disk} lies on the host {node}, and there is no Hypervisor of that \
+                 name (kubectl get hv): make another disk, with the right spec.source.existing.nodeName"
+            ),
+        ));
+    }
+    if let Some((disk, node)) = pinned().find(|(_, node)| !view.hosts.is_live(node)) {
         return Err((
             "DataOnLostHost",
             format!(

@@ -7,11 +7,11 @@ use kube::api::ObjectMeta;
 use kubevmm_api::common::Holder;
 use kubevmm_api::condition::{DISKS_READY, Wanted};
 use kubevmm_api::vm::Disk;
-use kubevmm_api::{VirtualMachineDisk, effective};
+use kubevmm_api::{VirtualMachineDisk, effective, names, volume};
 
 use crate::disk::decide::pool_of;
 use crate::disk::status::Owned;
-use crate::object::{controlled_by, has_finalizer, is_controlled_by, is_deleting, name};
+use crate::object::{controlled_by, describe, has_finalizer, is_controlled_by, is_deleting, name};
 use crate::vm::decide::Action;
 use crate::vm::view::View;
 
@@ -110,6 +110,9 @@ fn step(view: &View, disk: &Disk, disk_name: &str) -> Step {
         Ok(pool) => pool,
         Err((reason, message)) => return Step::Blocked(reason, message),
     };
+    if let Some(message) = volume_in_use(view, object, &at) {
+        return Step::Blocked("VolumeInUse", message);
+    }
     match holder {
         Some(_) => Step::Held(Arc::clone(object)),
         // Its own finalizer first: a disk that is held must not vanish.
@@ -185,6 +188,24 @@ fn check_source(view: &View, disk: &VirtualMachineDisk, at: &str) -> Result<Stri
     }
 }
 
+/// Why a volume that a host has already is not this disk's.
+fn volume_in_use(view: &View, disk: &VirtualMachineDisk, at: &str) -> Option<String> {
+    let existing = &disk.spec.source.existing.as_ref()?.volume_name;
+    let disk_name = name(disk);
+    if names::is_image_volume(existing) {
+        return Some(format!(
+            "{at}: the volume {existing} of the VirtualMachineDisk {disk_name} is the copy of an image: make a disk from \
+             that image, with spec.source.image"
+        ));
+    }
+    let other = volume::holder(disk, &view.rivals, |pool| view.pools.get(pool).cloned())?;
+    Some(format!(
+        "{at}: the volume {existing} of the VirtualMachineDisk {disk_name} belongs to the {}: use that one, or delete it \
+         (its spec.reclaimPolicy says what becomes of the volume)",
+        describe(other)
+    ))
+}
+
 fn holder_of(view: &View) -> Holder {
     Holder { name: view.name().to_owned(), uid: view.uid().to_owned() }
 }
@@ -200,9 +221,15 @@ pub fn give_back(view: &View) -> Vec<Action> {
 
 /// The node that the disk cannot leave: its volume lies in a pool of that host alone.
 pub fn pinned_to<'a>(view: &View, disk: &'a VirtualMachineDisk) -> Option<&'a str> {
-    let status = disk.status.as_ref()?;
-    status.volume_name.as_ref()?;
-    (!is_shared(view, disk)).then_some(status.node_name.as_deref()).flatten()
+    let node = match &disk.spec.source.existing {
+        Some(existing) => Some(existing.node_name.as_str()),
+        None => {
+            let status = disk.status.as_ref()?;
+            status.volume_name.as_ref()?;
+            status.node_name.as_deref()
+        }
+    };
+    node.filter(|_| !is_shared(view, disk))
 }
 
 /// Whether the disk lies in a pool that several hosts see.

@@ -24,6 +24,8 @@ pub struct View {
     pub class: Option<Arc<VirtualMachineClass>>,
     /// Disks of the namespace that the VM names or holds, by name.
     pub disks: BTreeMap<String, Arc<VirtualMachineDisk>>,
+    /// Disks of any namespace that may have the volume of one of `disks` that a host had already.
+    pub rivals: Vec<Arc<VirtualMachineDisk>>,
     /// Every storage pool, by name.
     pub pools: BTreeMap<String, Arc<VirtualMachineStoragePool>>,
     /// Networks of the namespace that the VM names, by name.

@@ -32,6 +32,9 @@ pub(super) enum Step {
 
 /// The name of the disk's volume.
 pub(super) fn volume_name(disk: &VirtualMachineDisk) -> String {
+    if let Some(existing) = &disk.spec.source.existing {
+        return existing.volume_name.clone();
+    }
     let meta = &disk.metadata;
     names::disk_volume(
         meta.namespace.as_deref().unwrap_or_default(),
@@ -104,9 +107,11 @@ pub(super) fn farewell(disk: &VirtualMachineDisk) -> Farewell {
     {
         return Farewell::Nothing;
     }
-    // The name in the status is the claim; a volume that does not bear this object's name is not its own.
-    let ours = status.volume_name.as_ref().is_some_and(|name| *name == volume_name(disk));
-    match disk.spec.reclaim_policy {
+    // The name in the status is the claim; a volume that does not bear this object's name is not its own. One that was
+    // there before is claimed by the spec, which only those may write who may read it.
+    let claim = status.volume_name.as_ref().or(disk.spec.source.existing.as_ref().map(|volume| &volume.volume_name));
+    let ours = claim.is_some_and(|name| *name == volume_name(disk));
+    match disk.spec.reclaim_policy() {
         ReclaimPolicy::Delete if ours => Farewell::Delete,
         ReclaimPolicy::Delete | ReclaimPolicy::Retain => Farewell::Release,
     }
@@ -198,5 +203,22 @@ mod tests {
         assert_eq!(farewell(&deleted("Retain", CLAIM)), Farewell::Release);
         assert_eq!(farewell(&deleted("Delete", "volumeName: other")), Farewell::Release);
         assert_eq!(farewell(&deleted("Delete", &format!("{CLAIM}, {}", condition("HostReleased")))), Farewell::Nothing);
+    }
+
+    #[test]
+    fn a_volume_that_was_there_before_goes_only_when_its_owner_says_so() {
+        let deleted = |policy: &str, status: &str| {
+            disk(&format!(
+                ", deletionTimestamp: '2026-01-01T00:00:00Z'}}, spec: {{poolName: fast, {policy} source: {{existing: \
+                  {{nodeName: a, volumeName: web.img, format: raw}}}}}}, status: {{{status}}}}}"
+            ))
+        };
+        let delete = "reclaimPolicy: Delete,";
+        assert_eq!(volume_name(&deleted("", "")), "web.img");
+        assert_eq!(farewell(&deleted("", "volumeName: web.img")), Farewell::Release);
+        assert_eq!(farewell(&deleted(delete, "volumeName: web.img")), Farewell::Delete);
+        assert_eq!(farewell(&deleted(delete, "poolName: fast")), Farewell::Delete, "no VM has ever used it");
+        assert_eq!(farewell(&deleted(delete, "volumeName: other")), Farewell::Release);
+        assert_eq!(farewell(&deleted(delete, "usedBy: {name: a, uid: b}")), Farewell::Nothing);
     }
 }

@@ -1,6 +1,7 @@
 //! The disks of the VMs on this host: volumes made, checked before each start, and deleted with their objects.
 
 mod decide;
+mod existing;
 
 use std::time::Duration;
 
@@ -85,6 +86,12 @@ impl Disks {
         })?;
         let pool = self.pools.usable(&pool_name).await?;
         let volume_name = decide::volume_name(&disk);
+        if let Some(volume) = &disk.spec.source.existing {
+            if disk.metadata.deletion_timestamp.is_some() {
+                return Err(deleted(&name));
+            }
+            return self.adopt(&disk, volume, &pool).await;
+        }
         for _ in 0..MOST_STEPS {
             let volume = find_volume(&pool.pool, &volume_name).await?;
             match (decide::next(&disk, volume.is_some()), volume) {
@@ -109,9 +116,7 @@ impl Disks {
                     let message = format!("pool {pool_name} has a volume {volume_name} that is not ours: rename it");
                     return Err(NotYet::backoff("NameTaken", message));
                 }
-                (Step::Deleted, _) => {
-                    return Err(NotYet::on_change("DiskDeleted", format!("disk {name} is being deleted")));
-                }
+                (Step::Deleted, _) => return Err(deleted(&name)),
                 // It vanished between two looks.
                 (Step::Use | Step::Settle, None) => {}
             }
@@ -210,10 +215,10 @@ impl Disks {
         let turn = self.turns.take(&key).await;
         let outcome = match farewell {
             Farewell::Delete => self.delete(disk).await,
-            Farewell::Nothing | Farewell::Release => Ok("its volume stays in its pool"),
+            Farewell::Nothing | Farewell::Release => Ok("its volume stays in its pool".to_owned()),
         };
         let condition = match &outcome {
-            Ok(what) => Wanted::yes(HOST_RELEASED, "Released", *what),
+            Ok(what) => Wanted::yes(HOST_RELEASED, "Released", what.clone()),
             Err(not_yet) => Wanted::no(HOST_RELEASED, not_yet.reason, not_yet.message.clone()),
         };
         let volume_name = disk.status.as_ref().and_then(|status| status.volume_name.clone()).unwrap_or_default();
@@ -224,18 +229,21 @@ impl Disks {
         outcome.is_ok() && written.is_ok()
     }
 
-    async fn delete(&self, disk: &VirtualMachineDisk) -> Result<&'static str, NotYet> {
+    async fn delete(&self, disk: &VirtualMachineDisk) -> Result<String, NotYet> {
         let pool_name = disk.status.as_ref().and_then(|status| status.pool_name.clone()).unwrap_or_default();
         let Some(pool) = self.pools.present(&pool_name).await? else {
             let message =
                 format!("the libvirt pool of {pool_name} is not active: start it, so that the volume can be deleted");
             return Err(NotYet::backoff("PoolInactive", message));
         };
+        if let Some(volume) = &disk.spec.source.existing {
+            return self.delete_existing(disk, volume, &pool).await;
+        }
         if let Some(volume) = find_volume(&pool.pool, &decide::volume_name(disk)).await? {
             volume.delete().await?;
             tracing::info!(disk = disk.name_any(), volume = volume.name(), "volume deleted");
         }
-        Ok("its volume is deleted")
+        Ok("its volume is deleted".to_owned())
     }
 
     /// Writes the executor's part of the status, if it says something new.
@@ -281,6 +289,10 @@ impl Disks {
     fn api(&self, namespace: &str) -> Api<VirtualMachineDisk> {
         Api::namespaced(self.context.client.clone(), namespace)
     }
+}
+
+fn deleted(name: &str) -> NotYet {
+    NotYet::on_change("DiskDeleted", format!("disk {name} is being deleted"))
 }
 
 fn key(namespace: &str, name: &str) -> String {

@@ -23,7 +23,7 @@ use tokio::task::AbortHandle;
 use self::download::{DownloadError, Downloaded, Source};
 use crate::host::{Context, NotYet, Retry};
 use crate::libvirt::{self, StorageVol};
-use crate::pool::{PoolGuests, UsablePool, find_volume, libvirt_name, refresh};
+use crate::pool::{PoolGuests, UsablePool, find_volume, refresh};
 
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
@@ -379,7 +379,7 @@ impl Images {
         }
         let connection = self.context.libvirt.connection()?;
         let Some(object) = self.context.store.pools.get_cluster(&entry.pool_name) else { return Ok(()) };
-        let Some(pool) = connection.lookup_storage_pool_by_name(&libvirt_name(&object)).await? else { return Ok(()) };
+        let Some(pool) = connection.lookup_storage_pool_by_name(&object.libvirt_name()).await? else { return Ok(()) };
         match discard_volume(&UsablePool { name: entry.pool_name.clone(), pool }, &entry.volume_name).await? {
             Discarded::Gone => Ok(()),
             // A disk that has moved on in a shared pool, or a retained one.
@@ -502,15 +502,16 @@ fn explain(entry: &HostImage) -> NotYet {
     NotYet::backoff(reason, format!("image {}: {message}", entry.name))
 }
 
-/// What became of a copy that is no longer wanted.
-enum Discarded {
+/// What became of a volume that is no longer wanted.
+pub(crate) enum Discarded {
     /// It is not there (any more).
     Gone,
     /// It is left, for a volume is based on it.
     IsBase,
 }
 
-async fn discard_volume(pool: &UsablePool, name: &str) -> Result<Discarded, NotYet> {
+/// Deletes a volume, unless another one of its pool is based on it.
+pub(crate) async fn discard_volume(pool: &UsablePool, name: &str) -> Result<Discarded, NotYet> {
     let Some(volume) = find_volume(&pool.pool, name).await? else { return Ok(Discarded::Gone) };
     if is_base(pool, &volume.path().await?).await? {
         tracing::warn!(volume = name, pool = pool.name, "left in its pool: a volume is based on it");

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use kubevmm_api::{VirtualMachineStoragePool, names};
+use kubevmm_api::VirtualMachineStoragePool;
 
 /// What libvirt and the host say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,14 +52,6 @@ pub(super) struct Refusal {
     pub(super) message: String,
 }
 
-/// The libvirt name of the pool behind an object.
-pub(crate) fn libvirt_name(pool: &VirtualMachineStoragePool) -> String {
-    match &pool.spec.existing {
-        Some(existing) => existing.name.clone(),
-        None => names::pool(pool.metadata.name.as_deref().unwrap_or_default()),
-    }
-}
-
 /// Name of the volume that marks the target of a shared pool as the real one.
 pub(super) fn marker(pool: &VirtualMachineStoragePool) -> String {
     format!("kubevmm-shared.{}", pool.metadata.uid.as_deref().unwrap_or_default())
@@ -67,7 +59,7 @@ pub(super) fn marker(pool: &VirtualMachineStoragePool) -> String {
 
 /// One step towards a usable pool.
 pub(super) fn next(pool: &VirtualMachineStoragePool, uid: Uuid, facts: &Facts) -> Step {
-    let name = libvirt_name(pool);
+    let name = pool.libvirt_name();
     let Some(dir) = &pool.spec.dir else { return existing(&name, facts) };
     let mounted = |found: &Found| !pool.spec.shared || facts.mount_point || found.marker;
     match &facts.named {

@@ -18,7 +18,6 @@ use kubevmm_api::hypervisor::HostPool;
 use kubevmm_api::{Quantity, VirtualMachineStoragePool};
 use uuid::Uuid;
 
-pub(crate) use self::decide::libvirt_name;
 use self::decide::{Facts, Found, Refusal, Step};
 use crate::host::{Context, NotYet};
 use crate::libvirt::{self, StoragePool};
@@ -79,7 +78,7 @@ impl Pools {
     pub async fn present(&self, name: &str) -> Result<Option<UsablePool>, NotYet> {
         let Some(object) = self.context.store.pools.get_cluster(name) else { return Ok(None) };
         let connection = self.context.libvirt.connection()?;
-        let Some(pool) = connection.lookup_storage_pool_by_name(&libvirt_name(&object)).await? else {
+        let Some(pool) = connection.lookup_storage_pool_by_name(&object.libvirt_name()).await? else {
             return Ok(None);
         };
         let ours = object.spec.existing.is_some() || pool.uuid() == uid(&object)?;
@@ -179,7 +178,7 @@ impl Pools {
     /// Takes steps until the pool can be used or cannot.
     async fn ensure(&self, object: &VirtualMachineStoragePool) -> Result<UsablePool, NotYet> {
         let connection = self.context.libvirt.connection()?;
-        let (uid, name) = (uid(object)?, libvirt_name(object));
+        let (uid, name) = (uid(object)?, object.libvirt_name());
         for _ in 0..MOST_STEPS {
             let pool = connection.lookup_storage_pool_by_name(&name).await?;
             let facts = self.facts(object, uid, pool.as_ref()).await?;
@@ -262,7 +261,7 @@ impl Pools {
         }
         let connection = self.context.libvirt.connection()?;
         if let Some(pool) = connection.lookup_storage_pool(uid(object)?).await?
-            && pool.name() == libvirt_name(object)
+            && pool.name() == object.libvirt_name()
         {
             pool.undefine().await?;
         }

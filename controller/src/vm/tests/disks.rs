@@ -68,3 +68,38 @@ fn the_owned_part_of_a_disk_keeps_its_node_when_the_holder_goes() {
     let Action::WriteDisk { owned, .. } = &decide(&view)[0] else { panic!() };
     assert_eq!(owned, &Owned { used_by: None, ..Owned::of(&disk) });
 }
+
+#[test]
+fn a_volume_that_a_host_has_already_keeps_the_vm_there() {
+    let free = view(DISK, "").disk(existing("", ""));
+    assert_eq!(outcome(&free).0, ["disk data: used by web, node none"]);
+    assert_eq!(outcome(&view(DISK, "").disk(existing("", HELD))).0, ["create pod 1 for b"]);
+    assert_eq!(outcome(&view(DISK, "").shared().disk(existing("", HELD))).0, ["create pod 1 for a b"]);
+    let (steps, status) = outcome(&view(DISK, "").disk(existing("", HELD)).on(hosts(&[("a", POOL)])));
+    assert_eq!((steps, scheduled(&status).1), (vec![], "HostNotFound"));
+}
+
+#[test]
+fn a_volume_that_another_disk_has_is_not_taken() {
+    let older = "creationTimestamp: \"2026-01-01T00:00:00Z\"";
+    let younger = "creationTimestamp: \"2026-01-01T00:00:01Z\"";
+    let named = |mut disk: VirtualMachineDisk| {
+        disk.metadata.name = Some("first".into());
+        disk.metadata.namespace = Some("other".into());
+        disk.metadata.uid = Some("f".into());
+        disk
+    };
+    let mine = || view(DISK, "").disk(existing(younger, ""));
+    let (steps, status) = outcome(&mine().rival(named(existing(older, ""))));
+    assert_eq!(steps, Vec::<String>::new());
+    let wanted = status.unwrap().conditions.into_iter().find(|wanted| wanted.kind == DISKS_READY).unwrap();
+    assert_eq!((wanted.status, wanted.reason), (Some(false), "VolumeInUse"));
+    assert!(wanted.message.contains("VirtualMachineDisk other/first"), "{}", wanted.message);
+
+    let taken = ["disk data: used by web, node none"];
+    let later = "creationTimestamp: \"2026-01-01T00:00:02Z\"";
+    assert_eq!(outcome(&mine().rival(named(existing(later, "")))).0, taken, "the older has it");
+    let made = |node: &str| disk(later, &format!("volumeName: v, nodeName: {node}"));
+    assert_eq!(outcome(&mine().rival(named(made("b")))).0, Vec::<String>::new(), "it was made for that disk");
+    assert_eq!(outcome(&mine().rival(named(made("a")))).0, taken, "another host's");
+}

@@ -41,6 +41,7 @@ fn view(spec: &str, status: &str) -> View {
         cluster_id: CLUSTER.into(),
         class: None,
         disks: BTreeMap::new(),
+        rivals: vec![],
         pools: BTreeMap::from([("fast".into(), Arc::new(pool))]),
         networks: BTreeMap::new(),
         cluster_networks: BTreeMap::new(),
@@ -59,6 +60,15 @@ fn disk(meta: &str, status: &str) -> VirtualMachineDisk {
     yaml(&format!(
         "metadata: {{name: data, namespace: shop, uid: d, finalizers: [kubevmm.io/cleanup], {meta}}}\n\
          spec: {{size: 1Gi, poolName: fast, source: {{blank: {{}}}}}}\nstatus: {{poolName: fast, {status}}}"
+    ))
+}
+
+/// As [`disk`], of a volume that the host b has already.
+fn existing(meta: &str, status: &str) -> VirtualMachineDisk {
+    yaml(&format!(
+        "metadata: {{name: data, namespace: shop, uid: d, finalizers: [kubevmm.io/cleanup], {meta}}}\n\
+         spec: {{poolName: fast, source: {{existing: {{nodeName: b, volumeName: v, format: raw}}}}}}\n\
+         status: {{poolName: fast, {status}}}"
     ))
 }
 
@@ -87,6 +97,11 @@ fn leaving(epoch: i64, node: &str, grace: i64) -> Arc<Pod> {
 impl View {
     fn disk(mut self, disk: VirtualMachineDisk) -> Self {
         self.disks.insert(disk.name_any(), Arc::new(disk));
+        self
+    }
+
+    fn rival(mut self, disk: VirtualMachineDisk) -> Self {
+        self.rivals.push(Arc::new(disk));
         self
     }
 
