@@ -2,8 +2,8 @@
 
 use kubevmm_api::common::{self, FirmwareType, MachineType, NetworkKind};
 use kubevmm_api::effective::{EffectiveDisk, EffectiveNetwork, EffectivePlacement, EffectiveSpec};
-use kubevmm_api::vm::{self, NicModel};
-use kubevmm_api::{Quantity, names};
+use kubevmm_api::vm::{self, DiskStatus, HostLink, NicModel};
+use kubevmm_api::{Quantity, VirtualMachineStatus, names};
 use serde_json::{Map, Value as Json};
 
 use crate::error::{Error, Result};
@@ -43,6 +43,88 @@ pub struct Connections {
     pub nics: Vec<NicSource>,
     /// Path of the cloud-init seed.
     pub seed: Option<String>,
+}
+
+impl Connections {
+    /// What the domain of `status.effective` is connected to. `None` while that is not known: the VM has never been
+    /// started.
+    pub fn of_status(status: &VirtualMachineStatus) -> Option<Self> {
+        let spec = status.effective.as_ref()?;
+        let disk = |name: &str| status.disks.iter().find(|disk| disk.name == name).and_then(disk_of_status);
+        let nic = |name: &str| {
+            let link = status.interfaces.iter().find(|nic| nic.name == name)?.connected_to.as_ref()?;
+            let bridge = || link.bridge.clone().map(NicSource::Bridge);
+            link.libvirt_network.clone().map(NicSource::Network).or_else(bridge)
+        };
+        let seed = match &spec.seed {
+            None => None,
+            Some(_) => match disk(SEED_DISK)?.location {
+                DiskLocation::File(path) => Some(path),
+                DiskLocation::Block(_) | DiskLocation::Volume { .. } => return None,
+            },
+        };
+        Some(Self {
+            disks: spec.disks.iter().map(|it| disk(&it.name)).collect::<Option<_>>()?,
+            nics: spec.networks.iter().map(|it| nic(&it.name)).collect::<Option<_>>()?,
+            seed,
+        })
+    }
+
+    /// The same, for the status of a VM with this spec: what [`Connections::of_status`] reads. Targets are left out.
+    pub fn to_status(&self, spec: &EffectiveSpec) -> (Vec<DiskStatus>, Vec<(String, HostLink)>) {
+        let disks = spec.disks.iter().zip(&self.disks).map(|(disk, on_host)| DiskStatus {
+            name: disk.name.clone(),
+            disk_name: Some(disk.disk_name.clone()),
+            ..status_of_disk(on_host)
+        });
+        let seed = self.seed.iter().map(|path| DiskStatus {
+            name: SEED_DISK.to_owned(),
+            source: Some(path.clone()),
+            kind: Some("file".into()),
+            format: Some("raw".into()),
+            ..Default::default()
+        });
+        let links = spec.networks.iter().zip(&self.nics).map(|(nic, source)| {
+            let link = match source.clone() {
+                NicSource::Network(name) => HostLink { libvirt_network: Some(name), ..Default::default() },
+                NicSource::Bridge(name) => HostLink { bridge: Some(name), ..Default::default() },
+            };
+            (nic.name.clone(), link)
+        });
+        (disks.chain(seed).collect(), links.collect())
+    }
+}
+
+fn status_of_disk(disk: &DiskOnHost) -> DiskStatus {
+    let (kind, source) = match &disk.location {
+        DiskLocation::File(path) => ("file", path.clone()),
+        DiskLocation::Block(path) => ("block", path.clone()),
+        DiskLocation::Volume { pool, volume } => ("volume", format!("{pool}/{volume}")),
+    };
+    let format = match disk.format {
+        Format::Qcow2 => "qcow2",
+        Format::Raw => "raw",
+    };
+    DiskStatus { source: Some(source), kind: Some(kind.into()), format: Some(format.into()), ..Default::default() }
+}
+
+fn disk_of_status(disk: &DiskStatus) -> Option<DiskOnHost> {
+    let source = disk.source.clone()?;
+    let location = match disk.kind.as_deref()? {
+        "file" => DiskLocation::File(source),
+        "block" => DiskLocation::Block(source),
+        "volume" => {
+            let (pool, volume) = source.split_once('/')?;
+            DiskLocation::Volume { pool: pool.to_owned(), volume: volume.to_owned() }
+        }
+        _ => return None,
+    };
+    let format = match disk.format.as_deref()? {
+        "qcow2" => Format::Qcow2,
+        "raw" => Format::Raw,
+        _ => return None,
+    };
+    Some(DiskOnHost { location, format, read_only: false })
 }
 
 /// What a host decides about each of its domains.
@@ -226,6 +308,7 @@ pub fn lift_to_spec(
 mod tests {
     use super::*;
     use kubevmm_api::effective::merge;
+    use kubevmm_api::vm::InterfaceStatus;
 
     const UID: &str = "b3a1c7d2-0000-4000-8000-000000000001";
 
@@ -250,7 +333,13 @@ mod tests {
         };
         let domain = lower_spec(&spec, &host, &connections, &identity()).unwrap();
         let lifted = lift_to_spec(&Tree::new(domain), &host, ("web", UID), &|_| true).unwrap();
-        assert_eq!(lifted, LiftedSpec { identity: identity(), spec, connections });
+        assert_eq!(lifted, LiftedSpec { identity: identity(), spec: spec.clone(), connections: connections.clone() });
+
+        let (disks, links) = connections.to_status(&spec);
+        let interface = |(name, link)| InterfaceStatus { name, connected_to: Some(link), ..Default::default() };
+        let interfaces = links.into_iter().map(interface).collect();
+        let status = VirtualMachineStatus { effective: Some(spec), disks, interfaces, ..Default::default() };
+        assert_eq!(Connections::of_status(&status), Some(connections));
     }
 
     #[test]

@@ -159,7 +159,8 @@ impl Element {
         removed
     }
 
-    pub(crate) fn elements_mut(&mut self) -> impl Iterator<Item = &mut Element> {
+    /// Child elements, to be changed.
+    pub fn elements_mut(&mut self) -> impl Iterator<Item = &mut Element> {
         self.nodes.iter_mut().filter_map(|n| match n {
             Node::Element(e) => Some(e),
             Node::Text(_) => None,

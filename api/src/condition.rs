@@ -16,6 +16,9 @@ pub const AGENT_CONNECTED: &str = "AgentConnected";
 pub const ADDRESSES_KNOWN: &str = "AddressesKnown";
 /// VirtualMachine: the running domain differs from the spec; the message lists the field paths.
 pub const RESTART_REQUIRED: &str = "RestartRequired";
+/// VirtualMachine: the domain on its host is what was made of the spec; the message lists the paths that somebody else
+/// has changed.
+pub const SYNCED: &str = "Synced";
 /// VirtualMachine, VirtualMachineDisk: nothing of the deleted object is left on its host.
 pub const HOST_RELEASED: &str = "HostReleased";
 /// VirtualMachineDisk: the volume exists; from then on it is never created again.

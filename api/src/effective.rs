@@ -174,7 +174,7 @@ pub fn merge(
         memory,
         machine: machine.unwrap_or(MachineType::Q35),
         firmware: firmware.unwrap_or(FirmwareType::Bios),
-        uuid: vm.firmware.as_ref().and_then(|f| f.uuid.clone()).unwrap_or_else(|| vm_uid.to_owned()),
+        uuid: vm.domain_uuid().unwrap_or(vm_uid).to_owned(),
         disks: vm.disks.iter().map(|disk| effective_disk(vm_name, disk)).collect(),
         networks,
         seed: vm.cloud_init.as_ref().map(seed),

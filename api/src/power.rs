@@ -121,6 +121,8 @@ mod tests {
                 state,
                 generation: None,
                 start_time: None,
+                autostart: false,
+                transient: false,
             };
             let status = VirtualMachineStatus { domain: Some(domain), ..Default::default() };
             assert_eq!(should_run(&manual, &status), runs, "{state:?}");

@@ -48,16 +48,21 @@ use crate::quantity::Quantity;
         "message": "spec.memory.size is required when no spec.className gives it",
     },
     {
-        "rule": "(self.management == 'Observe') == has(self.existingDomain)",
-        "message": "spec.management Observe and spec.existingDomain come together: an observed VM is a domain that a host has already",
+        "rule": "self.management != 'Observe' || has(self.existingDomain)",
+        "message": "spec.management Observe needs spec.existingDomain: an observed VM is a domain that a host has already",
     },
     {
-        "rule": "self.management != 'Observe' || !has(self.powerRequest)",
+        "rule": "has(self.existingDomain) == has(oldSelf.existingDomain)",
+        "message": "spec.existingDomain is immutable: create another VirtualMachine for another domain",
+    },
+    {
+        "rule": "!has(self.existingDomain) || !has(self.firmware) || !has(self.firmware.uuid)",
+        "message": "spec.firmware.uuid is not accepted beside spec.existingDomain: the domain keeps the UUID that it has",
+    },
+    {
+        "rule": "self.management != 'Observe' || !has(self.powerRequest) || (oldSelf.hasValue() && has(oldSelf.value().powerRequest) && oldSelf.value().powerRequest.id == self.powerRequest.id)",
         "message": "spec.powerRequest is not accepted while spec.management is Observe: an observed domain is never changed",
-    },
-    {
-        "rule": "self.management != 'Observe' || !has(self.domain)",
-        "message": "spec.domain is not accepted while spec.management is Observe: an observed domain is never changed",
+        "optionalOldSelf": true,
     },
     {
         "rule": "!has(self.powerRequest) || (oldSelf.hasValue() && has(oldSelf.value().powerRequest) && oldSelf.value().powerRequest.id == self.powerRequest.id) || self.runStrategy != 'Halted'",
@@ -120,21 +125,21 @@ pub struct VirtualMachineSpec {
     /// status.lastPowerRequest. `virtctl start|stop|restart` write it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power_request: Option<PowerRequest>,
-    /// Manage (default): the domain is made and driven from this spec. Observe: a domain that a host has already is
-    /// watched and never changed; nothing of this spec but existingDomain counts. Immutable.
+    /// Manage (default): the domain is made and driven from this spec. Observe: the existingDomain is watched and never
+    /// changed; nothing else of this spec counts. A change takes over a domain, or gives it back, without touching what
+    /// runs; `virtctl import --manage` writes the spec that the domain has already.
     #[serde(default, skip_serializing_if = "crate::common::is_default")]
-    #[schemars(extend("default" = "Manage", "x-kubernetes-validations" = [{
-        "rule": "self == oldSelf",
-        "message": "management is immutable: create another VirtualMachine",
-    }]))]
+    #[schemars(extend("default" = "Manage"))]
     pub management: Management,
-    /// The domain that is observed. `virtctl domains` lists what the hosts have. Immutable.
+    /// A domain that a host has already. `virtctl domains` lists what the hosts have. The VM stays on that host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("x-kubernetes-validations" = [{
-        "rule": "self == oldSelf",
-        "message": "existingDomain is immutable: create another VirtualMachine for another domain",
-    }]))]
     pub existing_domain: Option<ExistingDomain>,
+    /// What is done about a domain that somebody has changed on its host, while spec.management is Manage. Report
+    /// (default): the condition Synced says where it differs; the next start makes it as the spec says. Revert: its
+    /// definition is made so at once, and what runs is changed by the next start.
+    #[serde(default, skip_serializing_if = "crate::common::is_default")]
+    #[schemars(extend("default" = "Report"))]
+    pub drift_policy: DriftPolicy,
     /// Anything else that libvirt knows of the domain: its XML, written as YAML and laid over what the other fields make,
     /// for example `devices: {watchdogs: [{model: itco, action: poweroff}]}`. Keys merge, and null removes. In lists of
     /// devices, the alias `ua-disk-NAME` or `ua-nic-NAME` means a disk or network of this VM; other items are added. Name,
@@ -163,12 +168,19 @@ impl Default for VirtualMachineSpec {
             power_request: None,
             management: Management::default(),
             existing_domain: None,
+            drift_policy: DriftPolicy::default(),
             domain: None,
         }
     }
 }
 
 impl VirtualMachineSpec {
+    /// The UUID of the domain, where it is not the object's own.
+    pub fn domain_uuid(&self) -> Option<&str> {
+        let chosen = self.firmware.as_ref().and_then(|firmware| firmware.uuid.as_deref());
+        self.existing_domain.as_ref().map(|existing| existing.uuid.as_str()).or(chosen)
+    }
+
     /// The domain that is watched and never changed, if the VM is one.
     pub fn observed(&self) -> Option<&ExistingDomain> {
         self.existing_domain.as_ref().filter(|_| self.management == Management::Observe)
@@ -208,16 +220,35 @@ pub enum Management {
     Observe,
 }
 
+/// What is done about a domain that somebody has changed on its host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum DriftPolicy {
+    /// It is told.
+    #[default]
+    Report,
+    /// It is told, and the definition is made anew from the spec.
+    Revert,
+}
+
 /// A domain that a host has already.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "self.nodeName == oldSelf.nodeName && self.uuid == oldSelf.uuid",
+    "message": "existingDomain is immutable: create another VirtualMachine for another domain",
+}]))]
 pub struct ExistingDomain {
-    /// Node on whose host the domain is.
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    /// Node on whose host the domain is. Immutable.
+    #[schemars(schema_with = "crate::common::node_name")]
     pub node_name: String,
-    /// libvirt's UUID of the domain.
+    /// libvirt's UUID of the domain. Immutable.
     #[schemars(length(max = 36), regex(pattern = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"))]
     pub uuid: String,
+    /// Takes libvirt's autostart from the domain while it is managed, for a host that comes back must first learn where
+    /// the VM runs now; it is given back when the domain is observed again. Without it, a domain with autostart is not
+    /// taken over.
+    #[serde(default, skip_serializing_if = "crate::common::is_default")]
+    pub disable_autostart: bool,
 }
 
 /// Virtual CPUs.
@@ -290,6 +321,9 @@ pub enum DiskBus {
 #[schemars(extend("x-kubernetes-validations" = [{
     "rule": "has(self.template) != has(self.diskName)",
     "message": "a disk needs exactly one of template (a new disk of this VM) and diskName (an existing VirtualMachineDisk)",
+}, {
+    "rule": "!has(self.template) || !has(self.template.source.existing)",
+    "message": "template.source.existing: a volume that a host has already is no new disk of this VM: create a VirtualMachineDisk with it, and name that in diskName",
 }]))]
 pub struct Disk {
     /// Name of the disk within the VM; the guest sees it as the disk's serial.
@@ -439,7 +473,8 @@ pub struct VirtualMachineStatus {
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub disks: Vec<DiskStatus>,
     /// The spec, merged from class, VM and defaults, with which the running domain was started. What differs from
-    /// the merged spec of now is the condition RestartRequired.
+    /// the merged spec of now is the condition RestartRequired. Of an observed VM: what its domain is in the words of a
+    /// spec; its networks are libvirt's, and its disks have the names that an import gives them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub effective: Option<crate::effective::EffectiveSpec>,
     /// The last time the domain stopped, and why.
@@ -448,7 +483,7 @@ pub struct VirtualMachineStatus {
     /// The last spec.powerRequest that was carried out or refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_power_request: Option<LastPowerRequest>,
-    /// Scheduled, DisksReady, Ready, RestartRequired, AgentConnected, AddressesKnown, HostReleased.
+    /// Scheduled, DisksReady, Ready, RestartRequired, Synced, AgentConnected, AddressesKnown, HostReleased.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "crate::common::conditions")]
     pub conditions: Vec<Condition>,
@@ -535,10 +570,16 @@ pub struct DomainStatus {
     /// When the domain was last started by this project.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,
+    /// libvirt starts an observed domain with the host.
+    #[serde(default, skip_serializing_if = "crate::common::is_default")]
+    pub autostart: bool,
+    /// An observed domain is not defined: it is gone when it stops.
+    #[serde(default, skip_serializing_if = "crate::common::is_default")]
+    pub transient: bool,
 }
 
 /// A network interface as the domain has it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct InterfaceStatus {
     /// Name of the interface in spec.networks; of an observed VM, libvirt's alias or `net` and its number.
@@ -551,6 +592,21 @@ pub struct InterfaceStatus {
     /// Where the addresses come from: Agent, Lease or ARP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<AddressSource>,
+    /// What the interface is connected to on the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connected_to: Option<HostLink>,
+}
+
+/// What a network interface is connected to on the host: one of its fields.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HostLink {
+    /// Name of a libvirt network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub libvirt_network: Option<String>,
+    /// Name of a bridge of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
 }
 
 /// Where an address is known from.
@@ -565,20 +621,40 @@ pub enum AddressSource {
 }
 
 /// A disk as the domain has it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DiskStatus {
-    /// Name of the disk in spec.disks; of an observed VM, its target.
+    /// Name of the disk in spec.disks; `cloud_init` is the seed of spec.cloudInit. What an observed VM's domain has
+    /// besides has the name of its target.
     pub name: String,
     /// Name of its VirtualMachineDisk. An observed VM has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_name: Option<String>,
     /// Device that libvirt calls it by, for example vda.
     pub target: String,
-    /// Where the bytes of an observed VM's disk lie: a path of the host, `pool/volume`, or the kind of a source that is
-    /// neither. Nothing for an empty drive.
+    /// Where its bytes lie: a path of the host, or `pool/volume`. Nothing for an empty drive, and for what has no such
+    /// place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// libvirt's type of that place: file, block, volume, network, ….
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Format in which the domain reads them, for example qcow2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+    /// The volume of an observed VM's disk, where it is one that a VirtualMachineDisk can be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<HostVolume>,
+}
+
+/// A volume of a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HostVolume {
+    /// libvirt's name of its pool.
+    pub libvirt_pool: String,
+    /// Its name there.
+    pub name: String,
 }
 
 /// Why a domain stopped.

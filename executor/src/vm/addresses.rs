@@ -75,8 +75,7 @@ pub(super) fn without_addresses(nics: &[EffectiveNetwork]) -> Vec<InterfaceStatu
     let interface = |nic: &EffectiveNetwork| InterfaceStatus {
         name: nic.name.clone(),
         mac_address: nic.mac_address.clone(),
-        addresses: Vec::new(),
-        source: None,
+        ..Default::default()
     };
     nics.iter().map(interface).collect()
 }

@@ -38,6 +38,14 @@ impl Task {
                 let done = self.hands.domains.undefine(&self.identity).await;
                 self.note_done("UndefineFailed", done);
             }
+            Step::TakeOver => {
+                if let Err(not_yet) = self.take_over().await {
+                    self.note_waiting(not_yet);
+                }
+            }
+            Step::GiveBack => self.give_back().await,
+            Step::Mark => self.mark().await,
+            Step::Revert => self.revert().await,
             Step::ReportReleased => self.report_released().await,
             Step::ReportGone => {
                 if self.remove_seed().await {
@@ -61,7 +69,9 @@ impl Task {
         }
         self.reread().await;
         // What runs must be known to be of this spec even if this process ends right after the start.
+        self.own.connections = Some(prepared.connections.to_status(&prepared.effective));
         self.own.effective = Some(prepared.effective);
+        self.details_stale = true;
         self.persist().await?;
         self.prove_placement().await.map_err(api_unavailable)?;
         if self.vm.metadata.generation != generation || !self.may_start() {
@@ -84,13 +94,13 @@ impl Task {
         Ok(())
     }
 
-    async fn reread(&mut self) {
+    pub(super) async fn reread(&mut self) {
         self.seen = self.hands.domains.look(&self.identity).await.ok();
     }
 
     /// Renews the Lease, then reads the VM as the API server has it: an API server whose memory has gone back in time
     /// cannot make this host start a VM that has moved away since.
-    async fn prove_placement(&mut self) -> Result<(), Error> {
+    pub(super) async fn prove_placement(&mut self) -> Result<(), Error> {
         self.hands.cluster.renew().await?;
         let (namespace, name) = name_of(&self.vm);
         match self.hands.cluster.vm(namespace, name).await? {
@@ -167,7 +177,7 @@ impl Task {
     }
 
     /// Notes what became of a stop or an undefine. A domain that is off or gone already is what was wanted.
-    fn note_done(&mut self, reason: &'static str, done: libvirt::Result<()>) {
+    pub(super) fn note_done(&mut self, reason: &'static str, done: libvirt::Result<()>) {
         self.seen = None;
         match done {
             Ok(()) => {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kubevmm_analyser::mark::Mark;
 use kubevmm_api::VirtualMachine;
 use kubevmm_api::condition::{self, HOST_RELEASED};
 use kubevmm_api::power::{pending, should_run_while};
@@ -33,6 +34,8 @@ pub(super) enum Seen {
     Absent,
     /// A domain that is not this VM's, and what it is.
     Foreign(String),
+    /// The domain that this VM observes or takes over: it does not bear its mark.
+    Existing(Existing),
     /// This VM's domain.
     Ours(Found),
 }
@@ -46,11 +49,48 @@ pub(super) struct Found {
     pub generation: i64,
     /// State.
     pub state: DomainState,
+    /// libvirt's name: of one that was taken over, the name that it had.
+    pub name: String,
+    /// It is defined, and not only running.
+    pub defined: bool,
+    /// All of it says so: what runs, its definition, and that libvirt does not start it by itself.
+    pub settled: bool,
+}
+
+#[cfg(test)]
+impl Found {
+    /// One that is as it shall be.
+    pub(super) fn of(epoch: i64, generation: i64, state: DomainState) -> Self {
+        Self { epoch, generation, state, name: "shop.web".into(), defined: true, settled: true }
+    }
+}
+
+/// A domain that was there before its VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Existing {
+    /// State.
+    pub state: DomainState,
+    /// libvirt's name.
+    pub name: String,
+    /// libvirt starts it with the host.
+    pub autostart: bool,
+    /// It is defined, and not only running.
+    pub defined: bool,
+    /// The mark of another VM, perhaps one that is no more.
+    pub mark: Option<Mark>,
 }
 
 impl Seen {
+    /// The state of the domain, if it is this VM's or shall become it.
+    pub(super) fn state(&self) -> Option<DomainState> {
+        match self {
+            Self::Ours(Found { state, .. }) | Self::Existing(Existing { state, .. }) => Some(*state),
+            Self::Unreachable(_) | Self::Absent | Self::Foreign(_) => None,
+        }
+    }
+
     pub(super) fn is_active(&self) -> bool {
-        matches!(self, Self::Ours(found) if found.state.is_active())
+        self.state().is_some_and(DomainState::is_active)
     }
 }
 
@@ -104,6 +144,8 @@ pub(super) struct Memory {
     pub end: End,
     /// When the running domain was started, or first seen.
     pub running_since: Option<Instant>,
+    /// Where the definition was not as the spec says though it had just been made so: libvirt will have it otherwise.
+    pub reverted: Option<Vec<String>>,
 }
 
 impl Memory {
@@ -119,6 +161,7 @@ impl Memory {
             acted_for: None,
             end: End::default(),
             running_since: None,
+            reverted: None,
         }
     }
 
@@ -203,6 +246,14 @@ pub(super) enum Step {
     Destroy,
     /// Remove the domain's definition and what belongs to it alone.
     Undefine,
+    /// Mark a domain that was there before, as it is, for this VM's.
+    TakeOver,
+    /// Take the mark off, and leave the domain as it is.
+    GiveBack,
+    /// Mark all of it anew.
+    Mark,
+    /// Make the definition as the spec says, that somebody else has changed.
+    Revert,
     /// Note in the status that this epoch has been given up.
     ReportReleased,
     /// Remove what is left of a deleted VM, and say so.
@@ -251,6 +302,8 @@ pub(super) struct View<'a> {
     pub session: Option<&'a str>,
     pub seen: &'a Seen,
     pub memory: &'a Memory,
+    /// Somebody has changed the definition, and it shall be made as the spec says.
+    pub reverts: bool,
     pub now: Instant,
 }
 
@@ -263,6 +316,9 @@ pub(super) fn next(view: &View<'_>) -> Step {
     let placement = status.placement.clone().unwrap_or_default();
     match view.seen {
         Seen::Unreachable(why) => return Step::Rest(Phase::Unreachable(why.clone()), None),
+        // It is only watched from now on, also if it is deleted at once.
+        Seen::Ours(_) if vm.spec.observed().is_some() => return tried_again(view).unwrap_or(Step::GiveBack),
+        _ if vm.spec.observed().is_some() => return Step::Leave,
         Seen::Ours(found) if found.epoch > placement.epoch => {
             return Step::Rest(Phase::HeldElsewhere(found.epoch), None);
         }
@@ -276,6 +332,11 @@ pub(super) fn next(view: &View<'_>) -> Step {
         let released = status.released_epoch == Some(placement.epoch);
         return leave_host(view, if released { Step::Rest(Phase::Released, None) } else { Step::ReportReleased });
     }
+    match view.seen {
+        Seen::Existing(existing) => return take_over(view, existing),
+        Seen::Ours(found) if !found.settled => return tried_again(view).unwrap_or(Step::Mark),
+        _ => {}
+    }
     if let Some(result) = answer(&vm.spec, status, view.seen.is_active(), memory) {
         return Step::Answer(result);
     }
@@ -287,16 +348,38 @@ pub(super) fn next(view: &View<'_>) -> Step {
         Seen::Ours(found) if found.state.is_active() => {
             if !wanted || restart {
                 stop(view, force)
+            } else if view.reverts {
+                tried_again(view).unwrap_or(Step::Revert)
             } else if matches!(found.state, DomainState::Paused | DomainState::Suspended) {
                 Step::Rest(Phase::Paused, None)
             } else {
                 Step::Rest(Phase::Running, None)
             }
         }
+        Seen::Ours(_) if !wanted && view.reverts => tried_again(view).unwrap_or(Step::Revert),
         _ if !wanted => Step::Rest(Phase::Stopped, None),
         Seen::Foreign(what) => Step::Rest(Phase::Waiting(NotYet::on_change("NameTaken", what.clone())), None),
         _ => start(view, &placement),
     }
+}
+
+fn take_over(view: &View<'_>, existing: &Existing) -> Step {
+    let agreed = view.vm.spec.existing_domain.as_ref().is_some_and(|existing| existing.disable_autostart);
+    if existing.autostart && !agreed {
+        let message = format!(
+            "libvirt starts the domain {} with the host, which only an unmanaged one may: set \
+             spec.existingDomain.disableAutostart to true, or spec.management to Observe",
+            existing.name
+        );
+        return Step::Rest(Phase::Waiting(NotYet::on_change("AutostartEnabled", message)), None);
+    }
+    waits(view).unwrap_or(Step::TakeOver)
+}
+
+/// The pause that what is needed asks for.
+fn waits(view: &View<'_>) -> Option<Step> {
+    let waiting = view.memory.waiting.as_ref().filter(|waiting| waiting.until.is_none_or(|until| until > view.now))?;
+    Some(Step::Rest(Phase::Waiting(waiting.not_yet.clone()), waiting.until))
 }
 
 fn start(view: &View<'_>, placement: &PlacementStatus) -> Step {
@@ -308,12 +391,7 @@ fn start(view: &View<'_>, placement: &PlacementStatus) -> Step {
     if let Some(until) = memory.starts.wait(view.now) {
         return Step::Rest(Phase::BackingOff(memory.trouble.clone()), Some(until));
     }
-    if let Some(waiting) = &memory.waiting
-        && waiting.until.is_none_or(|until| until > view.now)
-    {
-        return Step::Rest(Phase::Waiting(waiting.not_yet.clone()), waiting.until);
-    }
-    Step::Start
+    waits(view).unwrap_or(Step::Start)
 }
 
 /// Stop, undefine, then `then`.

@@ -14,6 +14,7 @@ struct Case {
     memory: Memory,
     session: Option<&'static str>,
     after: Duration,
+    reverts: bool,
     begin: Instant,
 }
 
@@ -28,6 +29,7 @@ fn vm(spec: &str) -> Case {
         memory: Memory::new(0),
         session: Some(SESSION),
         after: Duration::ZERO,
+        reverts: false,
         begin: Instant::now(),
     }
 }
@@ -38,7 +40,7 @@ fn always() -> Case {
 
 impl Case {
     fn seen(mut self, state: DomainState) -> Self {
-        self.seen = Seen::Ours(Found { epoch: 2, generation: 1, state });
+        self.seen = Seen::Ours(Found::of(2, 1, state));
         self
     }
 
@@ -91,6 +93,7 @@ impl Case {
             session: self.session,
             seen: &self.seen,
             memory: &self.memory,
+            reverts: self.reverts,
             now: self.begin + self.after,
         })
     }

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use futures::future::BoxFuture;
 use kubevmm_analyser::Tree;
-use kubevmm_analyser::mark::{MARK_NAMESPACE, Mark};
-use kubevmm_analyser::read::{DomainInfo, read_domain};
-use kubevmm_api::vm::DomainState;
+use kubevmm_analyser::mark::{MARK_NAMESPACE, MARK_PREFIX, Mark};
+use kubevmm_analyser::read::{DiskSource, DomainInfo, read_domain};
+use kubevmm_api::vm::{DomainState, HostVolume};
 use uuid::Uuid;
 
-use super::decide::{Found, Seen};
+use super::decide::{Existing, Found, Seen};
 use crate::libvirt::{
-    self, AddressSource, Connection, Domain, Error, ErrorCode, GuestInterface, GuestRequest, Impact, Result,
+    self, AddressSource, Connection, Disposal, Domain, Error, ErrorCode, GuestInterface, GuestRequest, Impact, Result,
     StartOptions, UndefineOptions, XmlOptions,
 };
 
@@ -19,9 +19,9 @@ use crate::libvirt::{
 const AGENT_CHANNEL: &str = "org.qemu.guest_agent.0";
 
 /// Which domain a VM's is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Identity {
-    /// `<namespace>.<name>`.
+    /// `<namespace>.<name>`, or what the domain is called that the VM took over.
     pub name: String,
     /// UUID of the domain.
     pub uuid: Uuid,
@@ -29,15 +29,21 @@ pub(super) struct Identity {
     pub cluster: String,
     /// Uid of the VM.
     pub uid: String,
+    /// The domain was there before its VM: one without a mark may become it.
+    pub existing: bool,
 }
 
-/// What only the XML of a running domain tells.
+/// What only the XML of a domain tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Details {
     /// The guest agent's channel is open on the guest's side.
     pub agent_connected: bool,
     /// Target names (`vda`) of the disks by their aliases.
     pub targets: BTreeMap<String, String>,
+    /// The XML of what runs.
+    pub live: Option<String>,
+    /// The XML of the definition.
+    pub definition: String,
 }
 
 /// What can be asked of a domain without changing anything.
@@ -61,6 +67,31 @@ pub(super) struct Observed {
     pub info: DomainInfo,
     /// The guest agent's channel is open on the guest's side.
     pub agent_connected: bool,
+    /// libvirt starts it with the host.
+    pub autostart: bool,
+    /// It is defined, and not only running.
+    pub defined: bool,
+    /// The XML of its next start.
+    pub definition: String,
+    /// The volumes of its disks, by their paths. What no active pool has is not in it.
+    pub volumes: BTreeMap<String, HostVolume>,
+}
+
+impl Observed {
+    /// Whether it bears the mark of a VM of this cluster, where it runs or where it is defined.
+    pub(super) fn is_marked(&self, identity: &Identity) -> bool {
+        let definition = read_domain(&self.definition).map(|domain| domain.mark);
+        [Some(&self.info.mark), definition.as_ref().ok()]
+            .into_iter()
+            .flatten()
+            .any(|mark| mark.as_ref().is_ok_and(|mark| mark.as_ref().is_some_and(|mark| identity.is_of(mark))))
+    }
+}
+
+impl Identity {
+    fn is_of(&self, mark: &Mark) -> bool {
+        mark.cluster == self.cluster && mark.uid == self.uid
+    }
 }
 
 /// The domain of a VM, on this host's libvirt.
@@ -75,9 +106,15 @@ pub(super) trait Domains: Reading {
     fn shutdown<'a>(&'a self, identity: &'a Identity, how: GuestRequest) -> BoxFuture<'a, Result<()>>;
     /// Ends QEMU.
     fn destroy<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, Result<()>>;
-    /// Removes the definition and what belongs to the domain alone.
+    /// Marks the domain, what runs and what is defined, takes libvirt's autostart from it, and defines it first if it is
+    /// not. What runs is not touched.
+    fn mark<'a>(&'a self, identity: &'a Identity, mark: &'a Mark) -> BoxFuture<'a, Result<()>>;
+    /// Takes the mark off, and sets libvirt's autostart if it was on. What runs is not touched.
+    fn give_back<'a>(&'a self, identity: &'a Identity, autostart: bool) -> BoxFuture<'a, Result<()>>;
+    /// Removes the definition and what belongs to the domain alone; of one that was there before its VM, the UEFI
+    /// variables and the TPM's state stay.
     fn undefine<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, Result<()>>;
-    /// What the XML of the running domain tells.
+    /// What the XML tells.
     fn details<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, Result<Details>>;
 }
 
@@ -94,6 +131,21 @@ impl LibvirtDomains {
             operation: "virDomainLookupByUUID",
             object: format!("domain {}", identity.name),
         })
+    }
+}
+
+impl LibvirtDomains {
+    async fn volumes(&self, info: &DomainInfo) -> Result<BTreeMap<String, HostVolume>> {
+        let connection = self.0.connection()?;
+        let mut volumes = BTreeMap::new();
+        for disk in &info.disks {
+            let Some(DiskSource::File(path) | DiskSource::Block(path)) = &disk.source else { continue };
+            if let Some(volume) = connection.lookup_volume_by_path(path).await? {
+                let libvirt_pool = volume.storage_pool().await?.name().to_owned();
+                volumes.insert(path.clone(), HostVolume { libvirt_pool, name: volume.name().to_owned() });
+            }
+        }
+        Ok(volumes)
     }
 }
 
@@ -125,13 +177,52 @@ impl Domains for LibvirtDomains {
     }
 
     fn undefine<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move { self.domain(identity).await?.undefine(UndefineOptions::everything()).await })
+        let everything = UndefineOptions::everything();
+        let options = if identity.existing {
+            UndefineOptions { nvram: Disposal::Keep, tpm: Disposal::Keep, ..everything }
+        } else {
+            everything
+        };
+        Box::pin(async move { self.domain(identity).await?.undefine(options).await })
+    }
+
+    fn mark<'a>(&'a self, identity: &'a Identity, mark: &'a Mark) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let domain = self.domain(identity).await?;
+            let active = domain.is_active().await?;
+            if active && !domain.is_persistent().await? {
+                // With its secrets: what is left out would be lost.
+                let xml = domain.xml(XmlOptions { inactive: true, secure: true }).await?;
+                self.0.connection()?.define_domain(domain.name(), &xml).await?;
+            }
+            let impact = if active { Impact::LiveAndConfig } else { Impact::Config };
+            domain.set_metadata(MARK_NAMESPACE, MARK_PREFIX, Some(&mark.to_metadata()), impact).await?;
+            if domain.autostart().await? { domain.set_autostart(false).await } else { Ok(()) }
+        })
+    }
+
+    fn give_back<'a>(&'a self, identity: &'a Identity, autostart: bool) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let domain = self.domain(identity).await?;
+            let (active, defined) = (domain.is_active().await?, domain.is_persistent().await?);
+            if autostart && defined {
+                domain.set_autostart(true).await?;
+            }
+            let impact = match (active, defined) {
+                (true, true) => Impact::LiveAndConfig,
+                (true, false) => Impact::Live,
+                (false, _) => Impact::Config,
+            };
+            domain.set_metadata(MARK_NAMESPACE, MARK_PREFIX, None, impact).await
+        })
     }
 
     fn details<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, Result<Details>> {
         Box::pin(async move {
-            let xml = self.domain(identity).await?.xml(XmlOptions::default()).await?;
-            Ok(details(&xml))
+            let domain = self.domain(identity).await?;
+            let definition = domain.xml(XmlOptions { inactive: true, ..Default::default() }).await?;
+            let live = if domain.is_active().await? { Some(domain.xml(XmlOptions::default()).await?) } else { None };
+            Ok(details(live, definition))
         })
     }
 }
@@ -149,7 +240,18 @@ impl Reading for LibvirtDomains {
                 operation: "virDomainGetXMLDesc",
                 object: format!("domain {}", domain.name()),
             })?;
-            Ok(Some(Observed { state, info, agent_connected: details(&xml).agent_connected }))
+            let defined = domain.is_persistent().await?;
+            let definition = domain.xml(XmlOptions { inactive: true, ..Default::default() }).await?;
+            Ok(Some(Observed {
+                state,
+                volumes: self.volumes(&info).await?,
+                info,
+                agent_connected: agent_connected(&xml),
+                // libvirt knows it of what is defined alone.
+                autostart: defined && domain.autostart().await?,
+                defined,
+                definition,
+            }))
         })
     }
 
@@ -173,12 +275,35 @@ async fn look(connection: &Connection, identity: &Identity) -> Result<Seen> {
             ))
         }));
     };
-    let mark = domain.metadata(MARK_NAMESPACE, Impact::Current).await?;
-    match mark.as_deref().map(Mark::from_metadata) {
-        Some(Ok(mark)) if mark.cluster == identity.cluster && mark.uid == identity.uid => {
-            let state = domain.state().await?.into();
-            Ok(Seen::Ours(Found { epoch: mark.epoch, generation: mark.generation, state }))
-        }
+    let state = DomainState::from(domain.state().await?);
+    let defined = !state.is_active() || domain.is_persistent().await?;
+    let read = async |impact| {
+        let mark = domain.metadata(MARK_NAMESPACE, impact).await?;
+        Result::Ok(mark.as_deref().map(Mark::from_metadata))
+    };
+    let running = read(Impact::Current).await?;
+    // What runs has no mark if it was saved before it was taken over; a definition has none that somebody made anew.
+    let definition = if state.is_active() && defined { read(Impact::Config).await? } else { running.clone() };
+    let is_ours = |mark: &Option<_>| matches!(mark, Some(Ok(mark)) if identity.is_of(mark));
+    if let Some(mark) = [&running, &definition].into_iter().flatten().flatten().find(|mark| identity.is_of(mark)) {
+        let autostart = identity.existing && defined && domain.autostart().await?;
+        return Ok(Seen::Ours(Found {
+            epoch: mark.epoch,
+            generation: mark.generation,
+            state,
+            name: domain.name().to_owned(),
+            defined,
+            settled: !autostart && is_ours(&running) && is_ours(&definition),
+        }));
+    }
+    match running {
+        None | Some(Ok(_)) if identity.existing => Ok(Seen::Existing(Existing {
+            state,
+            name: domain.name().to_owned(),
+            autostart: defined && domain.autostart().await?,
+            defined,
+            mark: running.and_then(std::result::Result::ok),
+        })),
         Some(Ok(mark)) => Ok(Seen::Foreign(format!(
             "the domain {} with the UUID {} belongs to the VirtualMachine {}/{} with uid {}",
             domain.name(),
@@ -215,16 +340,19 @@ impl From<libvirt::DomainState> for DomainState {
 }
 
 /// What cannot be read is left out: it is only for people.
-fn details(xml: &str) -> Details {
-    let agent_connected = Tree::from_xml(xml).is_ok_and(|tree| {
+fn details(live: Option<String>, definition: String) -> Details {
+    let disks = live.as_deref().and_then(|live| Some(read_domain(live).ok()?.disks)).unwrap_or_default();
+    let targets = disks.into_iter().filter_map(|disk| Some((disk.alias?, disk.target))).collect();
+    Details { agent_connected: live.as_deref().is_some_and(agent_connected), targets, live, definition }
+}
+
+fn agent_connected(xml: &str) -> bool {
+    Tree::from_xml(xml).is_ok_and(|tree| {
         let devices = tree.root.find("devices");
         let targets = devices.iter().flat_map(|devices| devices.all("channel")).filter_map(|c| c.find("target"));
         let mut agents = targets.filter(|target| target.attribute("name") == Some(AGENT_CHANNEL));
         agents.any(|target| target.attribute("state") == Some("connected"))
-    });
-    let disks = read_domain(xml).map(|domain| domain.disks).unwrap_or_default();
-    let targets = disks.into_iter().filter_map(|disk| Some((disk.alias?, disk.target))).collect();
-    Details { agent_connected, targets }
+    })
 }
 
 #[cfg(test)]
@@ -241,11 +369,12 @@ mod tests {
                  name='org.qemu.guest_agent.0' state='{state}'/></channel></devices></domain>"
             )
         };
+        let details = |live: &str| details(Some(live.into()), String::new());
         let connected = details(&xml("connected"));
         assert!(connected.agent_connected);
         assert_eq!(connected.targets, BTreeMap::from([("ua-disk-root".into(), "vda".into())]));
         assert!(!details(&xml("disconnected")).agent_connected);
-        assert_eq!(details("no xml"), Details::default());
+        assert_eq!(details("no xml").targets, BTreeMap::new());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use futures::FutureExt;
 use futures::future::{BoxFuture, pending, ready};
 use kubevmm_analyser::lower::{DiskLocation, Format, NicSource};
+use kubevmm_analyser::mark::Mark;
 use kubevmm_analyser::read::read_domain;
 use kubevmm_api::common::{Accelerator, NetworkKind};
 use kubevmm_api::vm::DomainState;
@@ -14,7 +15,7 @@ use kubevmm_api::{VirtualMachine, VirtualMachineClassSpec, VirtualMachineStatus}
 use uuid::Uuid;
 
 use super::cluster::Cluster;
-use super::decide::{Found, Seen};
+use super::decide::{Existing, Found, Seen};
 use super::domains::{Details, Domains, Identity, Observed, Reading};
 use super::prepare::Makers;
 use super::task::{Hands, Released};
@@ -120,13 +121,23 @@ fn set(world: &mut World, state: DomainState) -> Result<()> {
 
 impl Domains for Fake {
     fn look<'a>(&'a self, _: &'a Identity) -> BoxFuture<'a, Result<Seen>> {
-        self.ask(|world| Ok(world.domain.clone().map_or(Seen::Absent, Seen::Ours)))
+        self.ask(|world| {
+            let existing = world.observed.clone().map(|observed| Existing {
+                state: observed.state,
+                name: observed.info.name,
+                autostart: observed.autostart,
+                defined: observed.defined,
+                mark: None,
+            });
+            let other = || existing.map_or(Seen::Absent, Seen::Existing);
+            Ok(world.domain.clone().map_or_else(other, Seen::Ours))
+        })
     }
 
     fn define<'a>(&'a self, _: &'a Identity, xml: &'a str) -> BoxFuture<'a, Result<()>> {
         self.act("define", move |world| {
             let mark = read_domain(xml).unwrap().mark.unwrap().unwrap();
-            world.domain = Some(Found { epoch: mark.epoch, generation: mark.generation, state: DomainState::Shutoff });
+            world.domain = Some(Found::of(mark.epoch, mark.generation, DomainState::Shutoff));
             Ok(())
         })
     }
@@ -152,6 +163,22 @@ impl Domains for Fake {
 
     fn undefine<'a>(&'a self, _: &'a Identity) -> BoxFuture<'a, Result<()>> {
         self.act("undefine", |world| {
+            world.domain = None;
+            Ok(())
+        })
+    }
+
+    fn mark<'a>(&'a self, _: &'a Identity, mark: &'a Mark) -> BoxFuture<'a, Result<()>> {
+        self.act("mark", |world| {
+            let (epoch, generation) = (mark.epoch, mark.generation);
+            let state = world.observed.take().map_or(DomainState::Shutoff, |observed| observed.state);
+            world.domain = Some(Found { name: "old".into(), ..Found::of(epoch, generation, state) });
+            Ok(())
+        })
+    }
+
+    fn give_back<'a>(&'a self, _: &'a Identity, autostart: bool) -> BoxFuture<'a, Result<()>> {
+        self.act(if autostart { "give back with autostart" } else { "give back" }, |world| {
             world.domain = None;
             Ok(())
         })

@@ -32,8 +32,11 @@ mod backoff;
 mod cluster;
 mod decide;
 mod domains;
+mod drift;
+mod existing;
 #[cfg(test)]
 mod fakes;
+mod imported;
 mod news;
 mod observe;
 mod prepare;
@@ -61,7 +64,7 @@ use cluster::{KubeCluster, name_of};
 use domains::LibvirtDomains;
 use observe::Observer;
 use prepare::Makers;
-use task::{Hands, Input, Released, Task};
+use task::{Hands, Input, Queue, Released, Task};
 
 /// What a VM needs of its host.
 pub struct HostParts {
@@ -118,6 +121,22 @@ pub async fn run(context: Context, session: Session, parts: HostParts, mut vms: 
             _ = pools.changed() => tasks.all(|| Input::Changed),
             _ = images.changed() => tasks.all(|| Input::Changed),
             _ = cluster_images.changed() => tasks.all(|| Input::Changed),
+        }
+    }
+}
+
+/// Owns one VM: watches its domain or drives it, as the spec says from time to time.
+async fn own(hands: Hands, mut vm: Arc<VirtualMachine>, mut queue: Queue) {
+    loop {
+        if vm.spec.observed().is_some() {
+            match Observer::new(&hands, vm, queue).run().await {
+                observe::End::Over => return,
+                observe::End::Managed(managed, inputs) => (vm, queue) = (managed, inputs),
+            }
+        }
+        match Task::new(hands.clone(), vm, queue).run().await {
+            task::End::Over => return,
+            task::End::Observed(observed, inputs) => (vm, queue) = (observed, inputs),
         }
     }
 }
@@ -181,12 +200,7 @@ impl Tasks {
         let (namespace, name) = name_of(&vm);
         let span = tracing::info_span!("vm", namespace, name, uid);
         let identity = self.hands.identity(&vm);
-        // spec.management never changes.
-        if vm.spec.observed().is_some() {
-            tokio::spawn(Observer::new(&self.hands, vm, queue).run().instrument(span));
-        } else {
-            tokio::spawn(Task::new(self.hands.clone(), vm, queue).run().instrument(span));
-        }
+        tokio::spawn(own(self.hands.clone(), vm, Queue::new(queue)).instrument(span));
         self.tasks.insert(uid.to_owned(), Handle { domain: identity.name, uuid: identity.uuid, inbox });
     }
 

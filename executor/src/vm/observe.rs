@@ -6,20 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kubevmm_analyser::read::{DiskSource, DomainInfo};
+use kubevmm_analyser::read::DomainInfo;
 use kubevmm_api::VirtualMachine;
-use kubevmm_api::condition::{ADDRESSES_KNOWN, AGENT_CONNECTED, READY, Wanted};
-use kubevmm_api::vm::{DiskStatus, DomainState, DomainStatus, InterfaceStatus, VirtualMachineStatus};
-use tokio::sync::mpsc;
+use kubevmm_api::condition::{ADDRESSES_KNOWN, AGENT_CONNECTED, READY, SYNCED, Wanted};
+use kubevmm_api::vm::{DomainState, DomainStatus, InterfaceStatus, VirtualMachineStatus};
 use tokio::time::Instant;
 
 use super::addresses::{self, Schedule};
 use super::backoff::Backoff;
 use super::cluster::{Cluster, name_of};
 use super::domains::{Identity, Observed, Reading};
+use super::existing::{self, Lifted};
 use super::status::{addresses_of_running, agent_of_running, own_part};
 use super::task::{Hands, Input, Queue, is_older, now};
 use crate::api::{is_conflict, is_not_found};
+use crate::host::NotYet;
 use crate::libvirt::{DomainEvent, Lifecycle};
 
 /// The pause before libvirt or the API server is asked again.
@@ -53,6 +54,8 @@ pub(super) struct Observer {
     identity: Identity,
     queue: Queue,
     seen: Option<Seen>,
+    /// What is seen in the words of a spec.
+    lifted: Option<Result<Lifted, NotYet>>,
     looks: Backoff,
     /// The API server must be asked whether the VM is still there.
     left: Option<Instant>,
@@ -68,15 +71,16 @@ pub(super) struct Observer {
 }
 
 impl Observer {
-    pub(super) fn new(hands: &Hands, vm: Arc<VirtualMachine>, inbox: mpsc::UnboundedReceiver<Input>) -> Self {
+    pub(super) fn new(hands: &Hands, vm: Arc<VirtualMachine>, queue: Queue) -> Self {
         Self {
             node: Arc::clone(&hands.node),
             domains: hands.domains.clone(),
             cluster: Arc::clone(&hands.cluster),
             identity: hands.identity(&vm),
             vm,
-            queue: Queue::new(inbox),
+            queue,
             seen: None,
+            lifted: None,
             looks: Backoff::new(LOOK_AGAIN, LOOK_AGAIN_AT_LAST),
             left: None,
             was_active: None,
@@ -89,17 +93,21 @@ impl Observer {
         }
     }
 
-    /// Watches until the VM is not this host's any more.
-    pub(super) async fn run(mut self) {
+    /// Watches until the VM is not this host's any more, or not one to be only watched.
+    pub(super) async fn run(mut self) -> End {
         loop {
             if self.left.is_some_and(|at| at <= Instant::now()) && !self.is_still_there().await {
-                return;
+                return End::Over;
             }
             self.look().await;
+            let is_marked = matches!(&self.seen, Some(Seen::There(observed)) if observed.is_marked(&self.identity));
+            if self.left.is_none() && (self.vm.spec.observed().is_none() || is_marked) {
+                return End::Managed(self.vm, self.queue);
+            }
             self.ask_addresses();
             self.write_status().await;
             if !self.wait().await {
-                return;
+                return End::Over;
             }
         }
     }
@@ -122,7 +130,17 @@ impl Observer {
             self.looks.reset();
             self.note_run(&seen);
         }
+        if let Seen::There(observed) = &seen {
+            self.lifted = Some(existing::lift(&*self.cluster, &self.vm, observed));
+        }
         self.seen = Some(seen);
+    }
+
+    /// What could not be lifted may be so now.
+    fn lift_again(&mut self) {
+        if let (Some(Seen::There(observed)), Some(Err(_))) = (&self.seen, &self.lifted) {
+            self.lifted = Some(existing::lift(&*self.cluster, &self.vm, observed));
+        }
     }
 
     /// What follows from what is seen, for the addresses and the Events.
@@ -199,7 +217,7 @@ impl Observer {
             return;
         }
         let Some(seen) = &self.seen else { return };
-        let status = render(&self.vm, &self.identity, seen, &self.interfaces, &now());
+        let status = render(&self.vm, &self.identity, seen, self.lifted.as_ref(), &self.interfaces, &now());
         if self.vm.status.as_ref().is_some_and(|there| own_part(there) == status) {
             return;
         }
@@ -254,9 +272,18 @@ impl Observer {
                 let known = addresses::all_known(&self.interfaces);
                 self.addresses.answered(known, self.agent_connected(), Instant::now());
             }
-            Input::Domain(_) | Input::Changed | Input::Session | Input::Asked(..) => {}
+            Input::Changed => self.lift_again(),
+            Input::Domain(_) | Input::Session | Input::Asked(..) => {}
         }
     }
+}
+
+/// Why a VM is not watched any more.
+pub(super) enum End {
+    /// It is not this host's.
+    Over,
+    /// It is to be managed, or is still marked as one that is.
+    Managed(Arc<VirtualMachine>, Queue),
 }
 
 /// Whether an event may change what the status says.
@@ -292,23 +319,23 @@ fn interfaces(info: &DomainInfo) -> Vec<InterfaceStatus> {
     let nics = info.nics.iter().enumerate();
     let named = nics.filter_map(|(index, nic)| {
         let name = nic.alias.clone().unwrap_or_else(|| format!("net{index}"));
-        Some(InterfaceStatus { name, mac_address: nic.mac.clone()?, addresses: Vec::new(), source: None })
+        Some(InterfaceStatus { name, mac_address: nic.mac.clone()?, ..Default::default() })
     });
     distinct(named, |interface| interface.name.clone())
 }
 
-fn disks(info: &DomainInfo) -> Vec<DiskStatus> {
-    let disks = info.disks.iter().map(|disk| DiskStatus {
-        name: disk.target.clone(),
-        disk_name: None,
-        target: disk.target.clone(),
-        source: disk.source.as_ref().map(|source| match source {
-            DiskSource::File(path) | DiskSource::Block(path) => path.clone(),
-            DiskSource::Volume { pool, volume } => format!("{pool}/{volume}"),
-            DiskSource::Other(kind) => kind.clone(),
-        }),
+/// The interfaces under the names that a spec has for them, and what they are connected to; the others come last.
+fn linked(interfaces: &[InterfaceStatus], lifted: Option<&Lifted>) -> Vec<InterfaceStatus> {
+    let Some(lifted) = lifted else { return interfaces.to_vec() };
+    let is = |nic: &InterfaceStatus, mac: &str| nic.mac_address.eq_ignore_ascii_case(mac);
+    let known = lifted.spec.networks.iter().zip(&lifted.links).map(|(network, (name, link))| InterfaceStatus {
+        name: name.clone(),
+        mac_address: network.mac_address.clone(),
+        connected_to: Some(link.clone()),
+        ..interfaces.iter().find(|nic| is(nic, &network.mac_address)).cloned().unwrap_or_default()
     });
-    distinct(disks, |disk| disk.name.clone())
+    let others = interfaces.iter().filter(|nic| !lifted.spec.networks.iter().any(|it| is(nic, &it.mac_address)));
+    distinct(known.chain(others.cloned()), |nic| nic.name.clone())
 }
 
 /// The first of each name: a list of the API has no key twice.
@@ -322,6 +349,7 @@ fn render(
     vm: &VirtualMachine,
     identity: &Identity,
     seen: &Seen,
+    lifted: Option<&Result<Lifted, NotYet>>,
     interfaces: &[InterfaceStatus],
     now: &Time,
 ) -> VirtualMachineStatus {
@@ -365,17 +393,29 @@ fn render(
         state: observed.state,
         generation: None,
         start_time: None,
+        autostart: observed.autostart,
+        transient: !observed.defined,
     });
+    let lifted = lifted.filter(|_| observed.is_some());
+    let spec = lifted.and_then(|lifted| lifted.as_ref().ok());
+    let not_lifted = lifted.and_then(|lifted| lifted.as_ref().err());
+    let synced = not_lifted.map(|why| Wanted::unknown(SYNCED, why.reason, why.message.clone()));
     let generation = vm.metadata.generation;
-    let conditions = [ready, agent, addresses].map(|wanted| wanted.over(&there.conditions, generation, now));
+    let conditions = [Some(ready), synced, Some(agent), Some(addresses)].into_iter().flatten();
+    let conditions = conditions.map(|wanted| wanted.over(&there.conditions, generation, now));
     VirtualMachineStatus {
         observed_generation: generation,
         printable_status: Some(printable.to_owned()),
         // What was there is not known to have gone while libvirt is away.
         domain: if reachable { domain } else { there.domain },
-        interfaces: if reachable { interfaces.to_vec() } else { there.interfaces },
-        disks: if reachable { observed.map(|observed| disks(&observed.info)).unwrap_or_default() } else { there.disks },
-        conditions: conditions.to_vec(),
+        interfaces: if reachable { linked(interfaces, spec) } else { there.interfaces },
+        disks: match spec {
+            _ if !reachable => there.disks,
+            Some(lifted) => distinct(lifted.disks.iter().cloned(), |disk| disk.name.clone()),
+            None => Vec::new(),
+        },
+        effective: if reachable { spec.map(|lifted| lifted.spec.clone()) } else { there.effective },
+        conditions: conditions.collect(),
         ..Default::default()
     }
 }
@@ -399,6 +439,8 @@ mod tests {
     use super::*;
     use crate::vm::fakes::{Fake, conditions, vm};
     use kubevmm_analyser::read::read_domain;
+    use std::collections::BTreeMap;
+    use tokio::sync::mpsc;
 
     const XML: &str = "<domain type='kvm' id='3'><name>Old Mail Server</name>\
         <uuid>0a000000-0000-4000-8000-000000000001</uuid><devices>\
@@ -408,7 +450,15 @@ mod tests {
         <interface type='hostdev'><source/></interface></devices></domain>";
 
     fn observed(state: DomainState) -> Observed {
-        Observed { state, info: read_domain(XML).unwrap(), agent_connected: false }
+        Observed {
+            state,
+            info: read_domain(XML).unwrap(),
+            agent_connected: false,
+            autostart: false,
+            defined: true,
+            definition: XML.into(),
+            volumes: BTreeMap::new(),
+        }
     }
 
     fn fake(observed: Option<Observed>) -> Fake {
@@ -426,7 +476,7 @@ mod tests {
     fn observe(fake: &Fake) -> mpsc::UnboundedSender<Input> {
         let (inbox, queue) = mpsc::unbounded_channel();
         let vm = fake.with(|world| world.vm.clone().unwrap());
-        tokio::spawn(Observer::new(&fake.hands(), Arc::new(vm), queue).run());
+        tokio::spawn(Observer::new(&fake.hands(), Arc::new(vm), Queue::new(queue)).run());
         inbox
     }
 

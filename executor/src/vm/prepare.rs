@@ -29,6 +29,8 @@ const MAX_OVER_BYTES: usize = 256 << 10;
 pub(super) struct Prepared {
     /// The merged spec that it was made from.
     pub effective: EffectiveSpec,
+    /// What it is connected to.
+    pub connections: Connections,
     /// Its XML.
     pub xml: String,
 }
@@ -65,32 +67,39 @@ pub(super) fn effective(cluster: &dyn Cluster, vm: &VirtualMachine) -> Result<Ef
         NotYet::on_change(reason, error.to_string())
     })?;
     if !effective.domain.is_empty() {
-        rehearse(vm, &effective)?;
+        rehearse(cluster, vm, &effective)?;
     }
     Ok(effective)
 }
 
 /// Whether `spec.domain` can lie over the rest: asked before anything is made real, and while a domain runs that is not
 /// of this spec yet. It depends on names alone, so that any paths, networks and identity will do.
-fn rehearse(vm: &VirtualMachine, effective: &EffectiveSpec) -> Result<(), NotYet> {
-    let bytes = Json::Object(effective.domain.clone()).to_string().len();
-    if bytes > MAX_OVER_BYTES {
-        let message =
-            format!("spec.domain: {bytes} bytes of JSON are too many: at most {MAX_OVER_BYTES} can be stored");
-        return Err(NotYet::on_change("InvalidDomain", message));
-    }
-    let identity = Identity { name: "-".into(), uuid: Uuid::nil(), cluster: String::new(), uid: String::new() };
+fn rehearse(cluster: &dyn Cluster, vm: &VirtualMachine, effective: &EffectiveSpec) -> Result<(), NotYet> {
+    check_size(effective)?;
+    let identity = Identity { name: "-".into(), ..Identity::default() };
     let anywhere = DiskOnHost { location: DiskLocation::File("/".into()), format: Format::Raw, read_only: false };
     let connections = Connections {
         disks: vec![anywhere; effective.disks.len()],
         nics: vec![NicSource::Network("-".into()); effective.networks.len()],
         seed: vm.spec.cloud_init.as_ref().map(|_| "/".into()),
     };
-    lowered(effective, &host_facts(Accelerator::KVM, "x86_64"), &connections, &identity, mark(vm, &identity)).map(drop)
+    let (accelerator, arch) = cluster.machine().unwrap_or_else(|| (Accelerator::KVM, "x86_64".into()));
+    lowered(effective, &host_facts(accelerator, &arch), &connections, &identity, mark(vm, &identity)).map(drop)
+}
+
+/// Whether `spec.domain` can be stored.
+pub(super) fn check_size(effective: &EffectiveSpec) -> Result<(), NotYet> {
+    let bytes = Json::Object(effective.domain.clone()).to_string().len();
+    if bytes > MAX_OVER_BYTES {
+        let message =
+            format!("spec.domain: {bytes} bytes of JSON are too many: at most {MAX_OVER_BYTES} can be stored");
+        return Err(NotYet::on_change("InvalidDomain", message));
+    }
+    Ok(())
 }
 
 /// The domain, with `spec.domain` over it.
-fn lowered(
+pub(super) fn lowered(
     effective: &EffectiveSpec,
     host: &HostFacts,
     connections: &Connections,
@@ -123,10 +132,11 @@ pub(super) async fn prepare(
     let connections = Connections { disks, nics, seed };
     let host = host_facts(accelerator, &arch);
     let xml = lowered(&effective, &host, &connections, identity, mark(vm, identity))?.to_xml();
-    Ok(Prepared { effective, xml })
+    Ok(Prepared { effective, connections, xml })
 }
 
-fn mark(vm: &VirtualMachine, identity: &Identity) -> Mark {
+/// The mark of a definition that is made of the VM as it is now.
+pub(super) fn mark(vm: &VirtualMachine, identity: &Identity) -> Mark {
     let (namespace, name) = name_of(vm);
     let placement = vm.status.as_ref().and_then(|status| status.placement.as_ref());
     Mark {
@@ -235,7 +245,8 @@ mod tests {
     async fn prepared(vm: &VirtualMachine) -> Result<Prepared, NotYet> {
         let fake = Fake::default();
         let uuid = Uuid::parse_str(POD).unwrap();
-        let identity = Identity { name: "shop.web".into(), uuid, cluster: "c".into(), uid: POD.into() };
+        let identity =
+            Identity { name: "shop.web".into(), uuid, cluster: "c".into(), uid: POD.into(), existing: false };
         prepare(&fake, &fake.hands().makers, vm, &identity).await
     }
 

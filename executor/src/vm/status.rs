@@ -4,30 +4,39 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kubevmm_analyser::lower::disk_alias;
+use kubevmm_analyser::spec::SEED_DISK;
 use kubevmm_api::VirtualMachine;
 use kubevmm_api::condition::{
-    ADDRESSES_KNOWN, AGENT_CONNECTED, HOST_RELEASED, READY, RESTART_REQUIRED, Wanted, is_true,
+    ADDRESSES_KNOWN, AGENT_CONNECTED, HOST_RELEASED, READY, RESTART_REQUIRED, SYNCED, Wanted, find, is_true,
 };
 use kubevmm_api::effective::{EffectiveSpec, differences};
 use kubevmm_api::vm::{
-    DiskStatus, DomainStatus, InterfaceStatus, LastPowerRequest, LastStop, StopReason, VirtualMachineStatus,
+    DiskStatus, DomainStatus, DriftPolicy, HostLink, InterfaceStatus, LastPowerRequest, LastStop, StopReason,
+    VirtualMachineStatus,
 };
 
 use super::addresses;
 use super::decide::{Phase, Seen};
 use super::domains::{Details, Identity};
+use super::drift::Drift;
 use crate::host::NotYet;
 
 /// The conditions that the executor writes.
-const CONDITIONS: [&str; 5] = [READY, RESTART_REQUIRED, AGENT_CONNECTED, ADDRESSES_KNOWN, HOST_RELEASED];
+const CONDITIONS: [&str; 6] = [READY, RESTART_REQUIRED, SYNCED, AGENT_CONNECTED, ADDRESSES_KNOWN, HOST_RELEASED];
+/// More paths than a person reads.
+const MAX_PATHS: usize = 8;
 
 /// What this task knows by itself: over what the status says, which may be older, or not have it yet.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Own {
     /// The last stop that this task has seen.
     pub last_stop: Option<LastStop>,
-    /// What the domain was started with.
+    /// What the domain was started with, or was when it was taken over.
     pub effective: Option<EffectiveSpec>,
+    /// Its disks and what its NICs are connected to.
+    pub connections: Option<(Vec<DiskStatus>, Vec<(String, HostLink)>)>,
+    /// libvirt started it with the host before it was taken over.
+    pub autostart: Option<bool>,
     /// When it was started.
     pub start_time: Option<Time>,
     /// An answer that has not been written yet.
@@ -53,12 +62,30 @@ impl Own {
         status.last_power_request = self.last_power_request.clone().or(status.last_power_request);
         status.released_epoch = self.released_epoch.or(status.released_epoch);
         status.effective = self.effective.clone().or(status.effective);
+        if let Some((disks, links)) = &self.connections {
+            status.disks.clone_from(disks);
+            connect(&mut status.interfaces, links);
+        }
         if self.host_released && !is_true(&status.conditions, HOST_RELEASED) {
             let released = released().over(&status.conditions, None, now);
             status.conditions.retain(|condition| condition.type_ != HOST_RELEASED);
             status.conditions.push(released);
         }
         status
+    }
+}
+
+/// Notes what interfaces are connected to.
+fn connect(interfaces: &mut Vec<InterfaceStatus>, links: &[(String, HostLink)]) {
+    for (name, link) in links {
+        match interfaces.iter_mut().find(|nic| nic.name == *name) {
+            Some(nic) => nic.connected_to = Some(link.clone()),
+            None => interfaces.push(InterfaceStatus {
+                name: name.clone(),
+                connected_to: Some(link.clone()),
+                ..Default::default()
+            }),
+        }
     }
 }
 
@@ -71,6 +98,7 @@ fn released() -> Wanted {
 pub(super) struct Guest {
     pub details: Details,
     pub interfaces: Vec<InterfaceStatus>,
+    pub drift: Drift,
 }
 
 /// What the status is made from.
@@ -92,26 +120,28 @@ pub(super) fn render(facts: &Facts<'_>) -> VirtualMachineStatus {
     let status = facts.own.over(&there, facts.now);
     let active = facts.seen.is_active();
     let reachable = !matches!(facts.seen, Seen::Unreachable(_));
-    let defined = matches!(facts.seen, Seen::Ours(_)) || !reachable;
+    let defined = matches!(facts.seen, Seen::Ours(_) | Seen::Existing(_)) || !reachable;
     let effective = status.effective.clone().or_else(|| facts.wanted.clone().ok()).filter(|_| defined);
     let domain = domain(facts, &status);
-    let interfaces = match (&effective, active) {
-        _ if !reachable => status.interfaces.clone(),
+    let unchanged = !reachable || matches!(facts.seen, Seen::Existing(_));
+    let mut interfaces = match (&effective, active) {
+        _ if unchanged => status.interfaces.clone(),
         (Some(_), true) => facts.guest.interfaces.clone(),
         (Some(effective), false) => addresses::without_addresses(&effective.networks),
         (None, _) => Vec::new(),
     };
+    for nic in &mut interfaces {
+        let known = status.interfaces.iter().find(|known| known.name == nic.name);
+        nic.connected_to = known.and_then(|known| known.connected_to.clone());
+    }
     let disks = match &effective {
-        Some(effective) if active => disks(effective, &facts.guest.details.targets),
-        Some(_) => status.disks.clone(),
+        Some(_) if unchanged => status.disks.clone(),
+        Some(effective) => disks(effective, &status.disks, &facts.guest.details.targets),
         None => Vec::new(),
     };
-    let mut wanted = vec![
-        ready(facts.phase, status.last_stop.as_ref()),
-        restart_required(facts, effective.as_ref()),
-        agent_connected(facts),
-        addresses_known(facts, &interfaces),
-    ];
+    let mut wanted = vec![ready(facts.phase, status.last_stop.as_ref()), restart_required(facts, effective.as_ref())];
+    wanted.extend(synced(facts, &there));
+    wanted.extend([agent_connected(facts), addresses_known(facts, &interfaces)]);
     if is_true(&status.conditions, HOST_RELEASED) {
         wanted.push(released());
     }
@@ -147,6 +177,16 @@ fn domain(facts: &Facts<'_>, status: &VirtualMachineStatus) -> Option<DomainStat
         // What was there is not known to have gone.
         Seen::Unreachable(_) => status.domain.clone(),
         Seen::Absent | Seen::Foreign(_) => None,
+        Seen::Existing(existing) => Some(DomainStatus {
+            name: existing.name.clone(),
+            uuid: facts.identity.uuid.to_string(),
+            epoch: 0,
+            state: existing.state,
+            generation: None,
+            start_time: None,
+            autostart: existing.autostart,
+            transient: !existing.defined,
+        }),
         Seen::Ours(found) => Some(DomainStatus {
             name: facts.identity.name.clone(),
             uuid: facts.identity.uuid.to_string(),
@@ -158,16 +198,26 @@ fn domain(facts: &Facts<'_>, status: &VirtualMachineStatus) -> Option<DomainStat
                 .start_time
                 .clone()
                 .or_else(|| status.domain.as_ref().and_then(|domain| domain.start_time.clone())),
+            autostart: facts
+                .own
+                .autostart
+                .or_else(|| status.domain.as_ref().map(|domain| domain.autostart))
+                .unwrap_or_default(),
+            transient: !found.defined,
         }),
     }
 }
 
-fn disks(effective: &EffectiveSpec, targets: &BTreeMap<String, String>) -> Vec<DiskStatus> {
-    let status = |disk: &kubevmm_api::effective::EffectiveDisk| {
-        let target = targets.get(&disk_alias(&disk.name))?.clone();
-        Some(DiskStatus { name: disk.name.clone(), disk_name: Some(disk.disk_name.clone()), target, source: None })
+/// The disks as they are known, with the targets that the running domain has for them.
+fn disks(effective: &EffectiveSpec, known: &[DiskStatus], targets: &BTreeMap<String, String>) -> Vec<DiskStatus> {
+    let seed = known.iter().filter(|disk| disk.name == SEED_DISK).map(|seed| (seed.name.as_str(), None));
+    let named = effective.disks.iter().map(|disk| (disk.name.as_str(), Some(disk.disk_name.clone())));
+    let status = |(name, disk_name): (&str, Option<String>)| {
+        let known = known.iter().find(|disk| disk.name == name).cloned().unwrap_or_default();
+        let target = targets.get(&disk_alias(name)).cloned().unwrap_or(known.target);
+        DiskStatus { name: name.to_owned(), disk_name, target, volume: None, ..known }
     };
-    effective.disks.iter().filter_map(status).collect()
+    named.chain(seed).map(status).collect()
 }
 
 fn printable(facts: &Facts<'_>) -> &'static str {
@@ -242,6 +292,52 @@ fn restart_required(facts: &Facts<'_>, effective: Option<&EffectiveSpec>) -> Wan
     }
 }
 
+/// Whether the domain is what was made of the spec.
+fn synced(facts: &Facts<'_>, there: &VirtualMachineStatus) -> Option<Wanted> {
+    let reverts = facts.vm.spec.drift_policy == DriftPolicy::Revert;
+    let found = match facts.seen {
+        Seen::Unreachable(why) => return Some(Wanted::unknown(SYNCED, "LibvirtUnavailable", why.clone())),
+        Seen::Existing(_) => {
+            return Some(Wanted::unknown(SYNCED, "NotTakenOver", "the domain is not this VM's yet"));
+        }
+        Seen::Foreign(_) => return None,
+        Seen::Absent => {
+            let missed = find(&there.conditions, SYNCED).is_some_and(|synced| synced.reason == "DomainMissing");
+            let leaves = matches!(facts.phase, Phase::Released | Phase::Gone);
+            return ((there.domain.is_some() || missed) && !leaves).then(|| {
+                let message = "somebody has undefined the domain on its host: the next start defines it again";
+                Wanted::no(SYNCED, "DomainMissing", message)
+            });
+        }
+        Seen::Ours(found) => found,
+    };
+    let drift = &facts.guest.drift;
+    if !found.defined {
+        let message = "somebody has undefined the domain on its host while it runs: the next start defines it again \
+                       (spec.driftPolicy Revert: at once)";
+        return Some(Wanted::no(SYNCED, "DomainUndefined", message));
+    }
+    let mut parts = Vec::new();
+    if !drift.definition.is_empty() {
+        let then = if reverts { "which libvirt keeps so" } else { "which the next start undoes" };
+        parts.push(format!("the definition on the host was changed, {then}: {}", listed(&drift.definition)));
+    }
+    if !drift.running.is_empty() {
+        parts.push(format!("what runs was changed, until the next start: {}", listed(&drift.running)));
+    }
+    Some(if parts.is_empty() {
+        Wanted::yes(SYNCED, "AsDefined", "the domain is what was made of the spec")
+    } else {
+        Wanted::no(SYNCED, "DomainChanged", parts.join("; "))
+    })
+}
+
+fn listed(paths: &[String]) -> String {
+    let more = paths.len().saturating_sub(MAX_PATHS);
+    let shown = paths.iter().take(MAX_PATHS).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if more == 0 { shown } else { format!("{shown}, and {more} more") }
+}
+
 fn agent_connected(facts: &Facts<'_>) -> Wanted {
     match facts.seen {
         Seen::Unreachable(why) => Wanted::unknown(AGENT_CONNECTED, "LibvirtUnavailable", why.clone()),
@@ -305,7 +401,8 @@ mod tests {
 
     fn of(vm: &VirtualMachine, seen: &Seen, phase: &Phase, own: &Own, second: i64) -> VirtualMachineStatus {
         let uuid = Uuid::parse_str(UID).unwrap();
-        let identity = Identity { name: "shop.web".into(), uuid, cluster: "c".into(), uid: UID.into() };
+        let identity =
+            Identity { name: "shop.web".into(), uuid, cluster: "c".into(), uid: UID.into(), existing: false };
         let wanted =
             merge("web", UID, &vm.spec, None, None).map_err(|e| NotYet::on_change("InvalidSpec", e.to_string()));
         let guest = Guest::default();
@@ -314,7 +411,7 @@ mod tests {
     }
 
     fn running() -> Seen {
-        Seen::Ours(Found { epoch: 1, generation: 3, state: DomainState::Running })
+        Seen::Ours(Found::of(1, 3, DomainState::Running))
     }
 
     fn reason<'a>(status: &'a VirtualMachineStatus, kind: &str) -> (&'a str, &'a str) {
@@ -393,13 +490,7 @@ mod tests {
     #[test]
     fn interfaces_without_addresses_are_named() {
         let vm = vm("{memory: {size: 1Gi}, networks: [{name: lan, network: {name: a}}]}");
-        let status = of(
-            &vm,
-            &Seen::Ours(Found { epoch: 1, generation: 3, state: DomainState::Shutoff }),
-            &Phase::Stopped,
-            &Own::default(),
-            1,
-        );
+        let status = of(&vm, &Seen::Ours(Found::of(1, 3, DomainState::Shutoff)), &Phase::Stopped, &Own::default(), 1);
         assert_eq!(status.interfaces[0].name, "lan");
         assert!(status.interfaces[0].addresses.is_empty());
         assert_eq!(reason(&status, ADDRESSES_KNOWN), ("False", "NotRunning"));

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::fakes::{Fake, conditions, vm};
-use super::task::{Input, Task};
+use super::task::{End, Input, Queue, Task};
 use crate::libvirt::{DomainEvent, Lifecycle, ShutdownDetail, StartedDetail, StoppedDetail};
 
 const ALWAYS: &str = "{memory: {size: 1Gi}, terminationGracePeriodSeconds: 15, cloudInit: {userData: x}}";
@@ -17,7 +17,7 @@ const ALWAYS: &str = "{memory: {size: 1Gi}, terminationGracePeriodSeconds: 15, c
 struct Story {
     fake: Fake,
     inbox: mpsc::UnboundedSender<Input>,
-    task: JoinHandle<()>,
+    task: JoinHandle<End>,
 }
 
 impl Story {
@@ -33,7 +33,7 @@ impl Story {
     fn with(fake: Fake) -> Self {
         let (inbox, queue) = mpsc::unbounded_channel();
         let vm = fake.with(|world| world.vm.clone().unwrap());
-        let task = tokio::spawn(Task::new(fake.hands(), Arc::new(vm), queue).run());
+        let task = tokio::spawn(Task::new(fake.hands(), Arc::new(vm), Queue::new(queue)).run());
         Self { fake, inbox, task }
     }
 
@@ -103,7 +103,7 @@ async fn a_placement_that_the_api_server_no_longer_says_starts_nothing() {
         });
         let (_inbox, queue) = mpsc::unbounded_channel();
         fake.with(|world| change(world.vm.as_mut().unwrap()));
-        let task = tokio::spawn(Task::new(fake.hands(), Arc::new(known), queue).run());
+        let task = tokio::spawn(Task::new(fake.hands(), Arc::new(known), Queue::new(queue)).run());
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert_eq!(fake.with(|world| world.starts), 0);
         task.abort();

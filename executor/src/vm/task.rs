@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
+use kubevmm_analyser::spec::host_facts;
 use kubevmm_api::power::pending;
-use kubevmm_api::vm::{LastStop, Release, VirtualMachineStatus};
+use kubevmm_api::vm::{DriftPolicy, LastStop, Release, VirtualMachineStatus};
 use kubevmm_api::{VirtualMachine, names};
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -21,8 +21,9 @@ use super::addresses::{self, Schedule};
 use super::apply::api_unavailable;
 use super::backoff::Backoff;
 use super::cluster::{Cluster, name_of};
-use super::decide::{Memory, Phase, Seen, Step, Trouble, View, next};
-use super::domains::{Domains, Identity};
+use super::decide::{Existing, Found, Memory, Phase, Seen, Step, Trouble, View, next};
+use super::domains::{Details, Domains, Identity};
+use super::drift::Drift;
 use super::news::news;
 use super::prepare::{Makers, effective};
 use super::status::{Facts, Guest, Own, own_part, render};
@@ -54,11 +55,12 @@ impl Hands {
     pub(super) fn identity(&self, vm: &VirtualMachine) -> Identity {
         let (namespace, name) = name_of(vm);
         let uid = vm.metadata.uid.clone().unwrap_or_default();
-        let existing = vm.spec.observed().map(|existing| existing.uuid.as_str());
-        let chosen = vm.spec.firmware.as_ref().and_then(|firmware| firmware.uuid.as_deref());
-        // The schema has checked the first two, and the API server makes the last.
-        let uuid = Uuid::parse_str(existing.or(chosen).unwrap_or(&uid)).unwrap_or_default();
-        Identity { name: names::domain(namespace, name), uuid, cluster: self.cluster_id.to_string(), uid }
+        let existing = vm.spec.existing_domain.is_some();
+        // The schema has checked the one, and the API server makes the other.
+        let uuid = Uuid::parse_str(vm.spec.domain_uuid().unwrap_or(&uid)).unwrap_or_default();
+        let known = vm.status.as_ref().and_then(|status| status.domain.as_ref()).filter(|_| existing);
+        let name = known.map_or_else(|| names::domain(namespace, name), |domain| domain.name.clone());
+        Identity { name, uuid, cluster: self.cluster_id.to_string(), uid, existing }
     }
 }
 
@@ -82,6 +84,14 @@ impl Released {
     }
 }
 
+/// Why a task ends.
+pub(super) enum End {
+    /// The VM is not this host's.
+    Over,
+    /// Its domain is only watched from now on.
+    Observed(Arc<VirtualMachine>, Queue),
+}
+
 /// The task of one VM.
 pub(super) struct Task {
     pub(super) hands: Hands,
@@ -98,7 +108,7 @@ pub(super) struct Task {
     pub(super) memory: Memory,
     pub(super) own: Own,
     pub(super) guest: Guest,
-    details_stale: bool,
+    pub(super) details_stale: bool,
     addresses: Schedule,
     asking: bool,
     /// The number of the run that is seen, to tell late answers.
@@ -111,14 +121,14 @@ pub(super) struct Task {
 }
 
 impl Task {
-    pub(super) fn new(hands: Hands, vm: Arc<VirtualMachine>, inbox: mpsc::UnboundedReceiver<Input>) -> Self {
+    pub(super) fn new(hands: Hands, vm: Arc<VirtualMachine>, queue: Queue) -> Self {
         let identity = hands.identity(&vm);
         let memory = Memory::new(hands.released.highest(&identity.uid));
         Self {
             hands,
             vm,
             identity,
-            queue: Queue::new(inbox),
+            queue,
             seen: None,
             look_at: None,
             left: None,
@@ -137,13 +147,16 @@ impl Task {
         }
     }
 
-    /// Runs until the VM is not this host's any more.
-    pub(super) async fn run(mut self) {
+    /// Runs until the VM is not this host's any more, or only to be watched.
+    pub(super) async fn run(mut self) -> End {
         loop {
             if self.left.is_some_and(|at| at <= Instant::now()) && self.look_for_vm().await.is_none() {
-                return;
+                return End::Over;
             }
-            let Some(until) = self.settle().await else { return };
+            let Some(until) = self.settle().await else {
+                let observed = self.vm.spec.observed().is_some();
+                return if observed { End::Observed(self.vm, self.queue) } else { End::Over };
+            };
             self.ask_addresses();
             let wrote = self.write_status().await;
             if wrote.is_err_and(|error| is_not_found(&error) || is_conflict(&error)) {
@@ -151,7 +164,7 @@ impl Task {
             }
             self.renew_after_release().await;
             if !self.wait(until).await {
-                return;
+                return End::Over;
             }
         }
     }
@@ -189,12 +202,17 @@ impl Task {
         self.left.is_none() && self.next_step() == Step::Start
     }
 
+    /// Whether the API server must be asked first.
+    pub(super) fn is_left(&self) -> bool {
+        self.left.is_some()
+    }
+
     /// The VM is not what it was: the API server must be asked.
     pub(super) fn note_left(&mut self) {
         self.left = Some(Instant::now());
     }
 
-    fn next_step(&self) -> Step {
+    pub(super) fn next_step(&self) -> Step {
         let status = self.status();
         let session = self.hands.cluster.session();
         let unknown = Seen::Unreachable("libvirt has not been asked yet".into());
@@ -205,8 +223,16 @@ impl Task {
             session: session.as_deref(),
             seen: self.seen.as_ref().unwrap_or(&unknown),
             memory: &self.memory,
+            reverts: self.vm.spec.drift_policy == DriftPolicy::Revert && self.is_to_be_reverted(),
             now: Instant::now(),
         })
+    }
+
+    /// The definition on the host is not as the spec says, and can be made so as far as is known.
+    fn is_to_be_reverted(&self) -> bool {
+        let defined = matches!(&self.seen, Some(Seen::Ours(found)) if found.defined);
+        let changed = !self.guest.drift.definition.is_empty();
+        (changed || !defined) && self.memory.reverted.as_ref() != Some(&self.guest.drift.definition)
     }
 
     /// The status with what this task knows by itself.
@@ -224,6 +250,12 @@ impl Task {
         let seen = seen.unwrap_or_else(|error| Seen::Unreachable(error.to_string()));
         let reachable = !matches!(seen, Seen::Unreachable(_));
         let active = seen.is_active();
+        if let Seen::Ours(Found { name, .. }) | Seen::Existing(Existing { name, .. }) = &seen
+            && *name != self.identity.name
+        {
+            self.identity.name.clone_from(name);
+        }
+        self.details_stale |= matches!(seen, Seen::Ours(_));
         self.seen = Some(seen);
         if !reachable {
             return;
@@ -297,16 +329,24 @@ impl Task {
     }
 
     async fn read_details(&mut self) {
-        if !self.details_stale || !self.seen.as_ref().is_some_and(Seen::is_active) {
+        if !self.details_stale || !matches!(self.seen, Some(Seen::Ours(_))) {
             return;
         }
         match self.hands.domains.details(&self.identity).await {
             Ok(details) => {
                 self.details_stale = false;
+                self.guest.drift = self.drift(&details);
                 self.guest.details = details;
             }
-            Err(error) => tracing::warn!(%error, "cannot read the running domain"),
+            Err(error) => tracing::warn!(%error, "cannot read the domain"),
         }
+    }
+
+    /// Where the domain is not what was made of the spec.
+    pub(super) fn drift(&self, details: &Details) -> Drift {
+        let (status, Some(Seen::Ours(found))) = (self.status(), &self.seen) else { return Drift::default() };
+        let Some((accelerator, arch)) = self.hands.cluster.machine() else { return Drift::default() };
+        Drift::of(&status, &host_facts(accelerator, &arch), found.generation, details)
     }
 
     /// Writes what the API server must know before the next action, whatever happened to earlier writes. Nothing is
@@ -467,17 +507,18 @@ mod tests {
     use crate::vm::decide::Found;
     use crate::vm::fakes::{Fake, vm};
     use kubevmm_api::vm::DomainState;
+    use tokio::sync::mpsc;
 
     fn task() -> Task {
         let (_, inbox) = mpsc::unbounded_channel();
-        Task::new(Fake::default().hands(), Arc::new(vm("{memory: {size: 1Gi}}", 1)), inbox)
+        Task::new(Fake::default().hands(), Arc::new(vm("{memory: {size: 1Gi}}", 1)), Queue::new(inbox))
     }
 
     #[tokio::test]
     async fn addresses_that_cannot_be_asked_for_wake_nobody() {
         let mut task = task();
         task.addresses.restart(Instant::now());
-        let found = |state| Seen::Ours(Found { epoch: 1, generation: 1, state });
+        let found = |state| Seen::Ours(Found::of(1, 1, state));
         task.seen = Some(Seen::Unreachable("libvirt is away".into()));
         assert_eq!(task.addresses_due(), None);
         task.seen = Some(found(DomainState::Shutoff));

@@ -1,0 +1,141 @@
+//! Where the domain on the host is not what was made of the VM's spec: somebody has changed it there.
+
+use kubevmm_analyser::diff::{Difference, Mode, diff};
+use kubevmm_analyser::lower::{HostFacts, Identity};
+use kubevmm_analyser::spec::{Connections, lower_spec};
+use kubevmm_analyser::{Element, Tree};
+use kubevmm_api::VirtualMachineStatus;
+
+use super::domains::Details;
+
+/// The paths that differ, each with what it was and what it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Drift {
+    /// Of the definition: what the next start would use.
+    pub definition: Vec<String>,
+    /// Of what runs alone.
+    pub running: Vec<String>,
+}
+
+impl Drift {
+    /// Compares what `status` says that the domain was made from with what libvirt has. `generation` is that of its mark.
+    pub(super) fn of(status: &VirtualMachineStatus, host: &HostFacts, generation: i64, details: &Details) -> Self {
+        let (Some(spec), Some(connections)) = (&status.effective, Connections::of_status(status)) else {
+            return Self::default();
+        };
+        let Ok(made) = lower_spec(spec, host, &connections, &Identity::default()) else { return Self::default() };
+        // A domain that is as it was before it was taken over does not have our aliases yet.
+        let prepared = |xml: &str| Some(prepared(Tree::from_xml(xml).ok()?.root, generation == TAKEN_OVER));
+        let made = prepared(&made.to_xml());
+        let differences = |xml: Option<&str>, mode| match (&made, xml.and_then(prepared)) {
+            (Some(made), Some(is)) => diff(made, &is, mode),
+            _ => Vec::new(),
+        };
+        let definition = differences(Some(&details.definition), Mode::Desired);
+        let mut running = differences(details.live.as_deref(), Mode::Live);
+        running.retain(|it| !definition.iter().any(|known| known.path == it.path));
+        let lines = |found: Vec<Difference>| found.iter().map(line).collect();
+        Self { definition: lines(definition), running: lines(running) }
+    }
+}
+
+/// Generation in the mark of a domain whose definition was not made by this project.
+pub(super) const TAKEN_OVER: i64 = 0;
+/// What a person reads of a value.
+const MAX_VALUE: usize = 40;
+
+fn prepared(mut root: Element, without_aliases: bool) -> Tree {
+    for name in ["name", "uuid"] {
+        root.remove(name);
+    }
+    if without_aliases {
+        for devices in root.elements_mut().filter(|element| element.name() == "devices") {
+            devices.elements_mut().for_each(|device| drop(device.remove("alias")));
+        }
+    }
+    Tree::new(root)
+}
+
+fn line(difference: &Difference) -> String {
+    let value = |value: &Option<String>| match value.as_deref().map(str::trim) {
+        None | Some("") => "nothing".to_owned(),
+        // Elements may hold what is nobody's business, and are long.
+        Some(value) if value.starts_with('<') => "an element".to_owned(),
+        Some(value) if value.chars().count() > MAX_VALUE => {
+            format!("{:?}…", value.chars().take(MAX_VALUE).collect::<String>())
+        }
+        Some(value) => format!("{value:?}"),
+    };
+    format!("{}: {} instead of {}", difference.path, value(&difference.to), value(&difference.from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kubevmm_analyser::lower::{DiskLocation, Format, NicSource};
+    use kubevmm_analyser::spec::{DiskOnHost, host_facts};
+    use kubevmm_api::common::Accelerator;
+    use kubevmm_api::effective::merge;
+    use kubevmm_api::vm::InterfaceStatus;
+
+    const UID: &str = "b3a1c7d2-0000-4000-8000-000000000001";
+
+    fn host() -> HostFacts {
+        host_facts(Accelerator::TCG, "x86_64")
+    }
+
+    fn status() -> VirtualMachineStatus {
+        let vm = "{memory: {size: 1Gi}, disks: [{name: root, diskName: d}], networks: [{name: lan}]}";
+        let spec = merge("web", UID, &serde_yaml_ng::from_str(vm).unwrap(), None, Some("lan")).unwrap();
+        let location = DiskLocation::File("/p/v".into());
+        let connections = Connections {
+            disks: vec![DiskOnHost { location, format: Format::Qcow2, read_only: false }],
+            nics: vec![NicSource::Network("lan".into())],
+            seed: None,
+        };
+        let (disks, links) = connections.to_status(&spec);
+        let interface = |(name, link)| InterfaceStatus { name, connected_to: Some(link), ..Default::default() };
+        let interfaces = links.into_iter().map(interface).collect();
+        VirtualMachineStatus { effective: Some(spec), disks, interfaces, ..Default::default() }
+    }
+
+    fn made() -> String {
+        let status = status();
+        let connections = Connections::of_status(&status).unwrap();
+        let identity = Identity { name: Some("shop.web".into()), uuid: Some(UID.into()), mark: None };
+        lower_spec(&status.effective.unwrap(), &host(), &connections, &identity).unwrap().to_xml()
+    }
+
+    fn drift(definition: &str, live: Option<&str>, generation: i64) -> Drift {
+        let details = Details { definition: definition.into(), live: live.map(str::to_owned), ..Default::default() };
+        Drift::of(&status(), &host(), generation, &details)
+    }
+
+    #[test]
+    fn what_was_made_is_no_drift() {
+        assert_eq!(drift(&made(), Some(&made()), 3), Drift::default());
+        let others = made().replace("<alias name='ua-disk-root'/>", "").replace("<alias name='ua-nic-lan'/>", "");
+        assert!(!others.contains("ua-"), "{others}");
+        assert_eq!(drift(&others, Some(&others), TAKEN_OVER), Drift::default(), "before we have made it");
+        assert_eq!(drift(&others, None, 3).definition.len(), 2);
+    }
+
+    #[test]
+    fn a_change_is_named_with_both_values() {
+        let larger = made().replace("1048576", "2097152");
+        let found = drift(&larger, Some(&made()), 3);
+        assert_eq!(found.definition, ["memory: \"2097152\" instead of \"1048576\""]);
+        assert_eq!(found.running, [] as [&str; 0]);
+        let other = made().replace("<source network='lan'/>", "<source network='dmz'/>");
+        let found = drift(&made(), Some(&other), 3);
+        assert_eq!((found.definition.len(), found.running.len()), (0, 1));
+        assert!(found.running[0].ends_with("source/@network: \"dmz\" instead of \"lan\""), "{found:?}");
+        assert_eq!(drift(&larger, Some(&larger), 3).running, [] as [&str; 0], "told once");
+    }
+
+    #[test]
+    fn what_is_not_known_is_no_drift() {
+        let details = Details { definition: made(), ..Default::default() };
+        assert_eq!(Drift::of(&VirtualMachineStatus::default(), &host(), 1, &details), Drift::default());
+    }
+}

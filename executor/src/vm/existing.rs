@@ -1,0 +1,93 @@
+//! A domain that was there before its VM, in the words of a spec.
+
+use kubevmm_analyser::Tree;
+use kubevmm_analyser::lower::DiskLocation;
+use kubevmm_analyser::read::{DiskInfo, DiskSource, read_domain};
+use kubevmm_analyser::spec::{LiftedSpec, host_facts, lift_to_spec};
+use kubevmm_api::VirtualMachine;
+use kubevmm_api::effective::EffectiveSpec;
+use kubevmm_api::vm::{DiskStatus, HostLink, HostVolume};
+
+use super::cluster::{Cluster, name_of};
+use super::domains::Observed;
+use super::prepare::check_size;
+use crate::host::{NotYet, Retry};
+
+/// What a domain says, and what it is connected to.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Lifted {
+    pub spec: EffectiveSpec,
+    pub disks: Vec<DiskStatus>,
+    pub links: Vec<(String, HostLink)>,
+}
+
+/// Lifts what is defined.
+pub(super) fn lift(cluster: &dyn Cluster, vm: &VirtualMachine, observed: &Observed) -> Result<Lifted, NotYet> {
+    let Some((accelerator, arch)) = cluster.machine() else {
+        let retry = Retry::After(std::time::Duration::from_millis(200));
+        return Err(NotYet { retry, ..NotYet::backoff("Starting", "the host's capabilities are being read") });
+    };
+    let volume = |location: &DiskLocation| match location {
+        DiskLocation::File(path) | DiskLocation::Block(path) => observed.volumes.get(path).cloned(),
+        DiskLocation::Volume { pool, volume } => Some(HostVolume { libvirt_pool: pool.clone(), name: volume.clone() }),
+    };
+    let (_, name) = name_of(vm);
+    let uid = vm.metadata.uid.as_deref().unwrap_or_default();
+    let is_volume = |location: &DiskLocation| volume(location).is_some();
+    let lifted = Tree::from_xml(&observed.definition)
+        .and_then(|tree| lift_to_spec(&tree, &host_facts(accelerator, &arch), (name, uid), &is_volume));
+    let LiftedSpec { spec, connections, .. } = lifted.map_err(|error| {
+        let message = format!("the domain {} cannot be said in a VirtualMachine: {error}", observed.info.name);
+        NotYet::on_change("NotLiftable", message)
+    })?;
+    check_size(&spec).map_err(|why| NotYet { reason: "NotLiftable", ..why })?;
+    let (mut disks, links) = connections.to_status(&spec);
+    let mut others: Vec<_> = read_domain(&observed.definition)
+        .map(|domain| domain.disks)
+        .unwrap_or_default()
+        .iter()
+        .map(status_of)
+        .collect();
+    for (status, disk) in disks.iter_mut().zip(&connections.disks) {
+        if let Some(at) = others.iter().position(|it| it.kind == status.kind && it.source == status.source) {
+            status.target = others.remove(at).target;
+        }
+        status.disk_name = None;
+        status.volume = volume(&disk.location);
+    }
+    disks.extend(others);
+    Ok(Lifted { spec, disks, links })
+}
+
+fn status_of(disk: &DiskInfo) -> DiskStatus {
+    let (kind, source) = match &disk.source {
+        None => (None, None),
+        Some(DiskSource::File(path)) => (Some("file"), Some(path.clone())),
+        Some(DiskSource::Block(path)) => (Some("block"), Some(path.clone())),
+        Some(DiskSource::Volume { pool, volume }) => (Some("volume"), Some(format!("{pool}/{volume}"))),
+        Some(DiskSource::Other(kind)) => (Some(kind.as_str()), None),
+    };
+    DiskStatus {
+        name: disk.target.clone(),
+        target: disk.target.clone(),
+        source,
+        kind: kind.map(str::to_owned),
+        format: disk.format.clone(),
+        ..Default::default()
+    }
+}
+
+/// Names disks and networks as the spec does that the VM has now: the domain is connected to them already.
+pub(super) fn refer(lifted: &mut Lifted, wanted: &EffectiveSpec) {
+    for disk in &mut lifted.spec.disks {
+        if let Some(named) = wanted.disks.iter().find(|it| it.name == disk.name) {
+            disk.disk_name.clone_from(&named.disk_name);
+        }
+    }
+    for nic in &mut lifted.spec.networks {
+        if let Some(named) = wanted.networks.iter().find(|it| it.name == nic.name) {
+            (nic.kind, nic.network_name) = (named.kind, named.network_name.clone());
+        }
+    }
+    lifted.spec.placement = wanted.placement.clone();
+}
