@@ -104,7 +104,7 @@ mod tests {
 
     /// Words of the code that look like a reason and are none: of Kubernetes' pods and nodes, actions of Events, and
     /// words of `printableStatus`.
-    const OTHER_WORDS: [&str; 37] = [
+    const OTHER_WORDS: [&str; 44] = [
         "Connect",
         "ContainerCreating",
         "Default",
@@ -117,6 +117,8 @@ mod tests {
         "Exists",
         "Failed",
         "False",
+        "GiveBack",
+        "GivenBack",
         "Hypervisor",
         "IfNotPresent",
         "In",
@@ -132,16 +134,21 @@ mod tests {
         "Prepare",
         "Provisioning",
         "Release",
+        "Revert",
+        "Reverted",
         "RuntimeDefault",
         "Start",
         "Started",
         "Stop",
         "Succeeded",
+        "TakeOver",
+        "TakenOver",
         "Terminating",
         "TerminationByKubelet",
         "True",
         "Unknown",
         "Update",
+        "Watch",
     ];
 
     /// The sources of the crates that write conditions, without their tests.

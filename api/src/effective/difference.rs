@@ -204,6 +204,7 @@ powerRequest: {id: a, action: Start}
                 Start(&["spec.domain.devices", "spec.domain.title"]),
             ),
             // It has one value so far.
+            ("driftPolicy", json!("Revert"), AtOnce),
             ("firmware.type", json!("bios"), AtOnce),
             ("firmware.uuid", json!("b3a1c7d2-0000-4000-8000-000000000002"), Start(&["spec.firmware.uuid"])),
             ("machine.type", json!("pc"), Start(&["spec.machine.type"])),
@@ -274,7 +275,7 @@ powerRequest: {id: a, action: Start}
         let root = crd.spec.versions[0].schema.as_ref().unwrap().open_api_v3_schema.as_ref().unwrap();
         let mut fields = BTreeSet::new();
         leaves("", &root.properties.as_ref().unwrap()["spec"], &mut fields);
-        // Immutable, and of no domain that is started from a spec.
+        // Whose a domain is, and nothing of what it is.
         fields.retain(|field| field != "management" && !field.starts_with("existingDomain."));
         let known: BTreeSet<String> = changes().into_iter().map(|(field, ..)| field.to_owned()).collect();
         assert_eq!(fields, known, "say here what becomes of a change of each field");

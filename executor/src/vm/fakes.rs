@@ -137,7 +137,8 @@ impl Domains for Fake {
     fn define<'a>(&'a self, _: &'a Identity, xml: &'a str) -> BoxFuture<'a, Result<()>> {
         self.act("define", move |world| {
             let mark = read_domain(xml).unwrap().mark.unwrap().unwrap();
-            world.domain = Some(Found::of(mark.epoch, mark.generation, DomainState::Shutoff));
+            let state = world.domain.as_ref().map_or(DomainState::Shutoff, |domain| domain.state);
+            world.domain = Some(Found::of(mark.epoch, mark.generation, state));
             Ok(())
         })
     }

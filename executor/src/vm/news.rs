@@ -1,6 +1,6 @@
 //! The Events of a VM that follow from the step from one status to the next. Pure.
 
-use kubevmm_api::condition::{RESTART_REQUIRED, find, is_true};
+use kubevmm_api::condition::{RESTART_REQUIRED, SYNCED, find, is_true};
 use kubevmm_api::vm::{LastPowerRequest, PowerResult, VirtualMachineStatus};
 
 /// An Event to be sent.
@@ -27,10 +27,18 @@ pub(super) fn news(before: &VirtualMachineStatus, after: &VirtualMachineStatus) 
         reason: RESTART_REQUIRED.into(),
         note: format!("the running domain differs from the spec: the condition {RESTART_REQUIRED} names the fields"),
     });
+    let changed = find(&after.conditions, SYNCED).filter(|synced| synced.status == "False");
+    let changed = changed.filter(|synced| find(&before.conditions, SYNCED).is_none_or(|it| it.reason != synced.reason));
+    let changed = changed.map(|synced| News {
+        warning: true,
+        action: "Watch".into(),
+        reason: synced.reason.clone(),
+        note: format!("somebody has changed the domain on its host: the condition {SYNCED} says what"),
+    });
     let answered = after.last_power_request.as_ref();
     let id = |status: &VirtualMachineStatus| status.last_power_request.as_ref().map(|last| last.id.clone());
     let answered = answered.filter(|last| id(before).as_ref() != Some(&last.id)).map(answer);
-    restart.into_iter().chain(answered).collect()
+    restart.into_iter().chain(changed).chain(answered).collect()
 }
 
 fn answer(last: &LastPowerRequest) -> News {
@@ -71,6 +79,20 @@ mod tests {
         assert_eq!(told(&yes, &needed("True", "b")), Vec::<String>::new());
         assert_eq!(told(&yes, &no), Vec::<String>::new());
         assert_eq!(told(&needed("Unknown", "a"), &yes), Vec::<String>::new(), "libvirt was away meanwhile");
+    }
+
+    #[test]
+    fn a_change_by_somebody_else_is_told_once() {
+        let synced = |status: &str, reason: &str, message: &str| {
+            format!(
+                "{{conditions: [{{type: Synced, status: '{status}', reason: {reason}, message: {message}, lastTransitionTime: '2026-01-01T00:00:00Z'}}]}}"
+            )
+        };
+        let (as_defined, changed) = (synced("True", "AsDefined", "a"), synced("False", "DomainChanged", "a"));
+        assert_eq!(told(&as_defined, &changed), ["! DomainChanged"]);
+        assert_eq!(told(&changed, &synced("False", "DomainChanged", "b")), Vec::<String>::new());
+        assert_eq!(told(&changed, &synced("False", "DomainUndefined", "b")), ["! DomainUndefined"]);
+        assert_eq!(told(&changed, &as_defined), Vec::<String>::new());
     }
 
     #[test]

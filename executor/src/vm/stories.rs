@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kubevmm_api::VirtualMachine;
-use kubevmm_api::vm::{DomainState, PlacementStatus, Release, RunStrategy, StopReason};
+use kubevmm_api::vm::{DomainState, DriftPolicy, Management, PlacementStatus, Release, RunStrategy, StopReason};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::domains::Observed;
 use super::fakes::{Fake, conditions, vm};
 use super::task::{End, Input, Queue, Task};
 use crate::libvirt::{DomainEvent, Lifecycle, ShutdownDetail, StartedDetail, StoppedDetail};
@@ -375,4 +376,116 @@ async fn killed_anywhere_it_ends_the_same() {
         assert_eq!(states, undisturbed, "killed at {kill:?}");
         assert_eq!(starts, 2, "killed at {kill:?}");
     }
+}
+
+const EXISTING: &str = "{management: Manage, runStrategy: Manual, memory: {size: 16Mi}, \
+    existingDomain: {nodeName: n1, uuid: 0a000000-0000-4000-8000-000000000001AUTOSTART}}";
+
+fn existing(autostart: &str) -> VirtualMachine {
+    vm(&EXISTING.replace("AUTOSTART", autostart), 0)
+}
+
+/// A domain of somebody else, that runs.
+fn foreign(fake: &Fake, autostart: bool) {
+    let definition = "<domain type='qemu'><name>old</name><uuid>0a000000-0000-4000-8000-000000000001</uuid>\
+        <memory>16384</memory><os><type arch='x86_64' machine='pc'>hvm</type></os></domain>";
+    let info = kubevmm_analyser::read::read_domain(definition).unwrap();
+    let observed = Observed {
+        state: DomainState::Running,
+        info,
+        agent_connected: false,
+        autostart,
+        defined: true,
+        definition: definition.into(),
+        volumes: Default::default(),
+    };
+    fake.with(|world| world.observed = Some(observed));
+}
+
+fn imported(autostart: bool, agreed: &str) -> Story {
+    let fake = Fake::default();
+    foreign(&fake, autostart);
+    fake.with(|world| {
+        world.session = "s".into();
+        world.vm = Some(existing(agreed));
+    });
+    Story::with(fake)
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_existing_domain_is_taken_over_as_it_is_and_given_back() {
+    let story = imported(true, ", disableAutostart: true");
+    story.pass(1.0).await;
+    assert_eq!(story.fake.done(), ["renew", "get", "status", "mark", "status"], "nothing else is done to it");
+    let status = story.fake.status();
+    assert_eq!((conditions(&status)["Ready"].as_str(), status.last_stop), ("True/Running", None));
+    let domain = status.domain.unwrap();
+    assert_eq!((domain.name.as_str(), domain.epoch, domain.generation), ("old", 0, Some(0)));
+    assert_eq!(status.effective.unwrap().memory.0, "16Mi");
+
+    story.change(|vm| vm.spec.management = Management::Observe);
+    story.pass(1.0).await;
+    assert_eq!(story.fake.done(), ["renew", "get", "give back with autostart"]);
+    assert!(matches!(story.task.await, Ok(End::Observed(..))), "from now on it is watched");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_domain_that_libvirt_starts_by_itself_is_not_taken_over() {
+    let story = imported(true, "");
+    story.pass(60.0).await;
+    assert_eq!(story.fake.done(), ["status"]);
+    let status = story.fake.status();
+    assert_eq!(conditions(&status)["Ready"], "False/AutostartEnabled");
+    let domain = status.domain.unwrap();
+    assert_eq!((domain.state, domain.generation, domain.autostart), (DomainState::Running, None, true));
+    story.change(|vm| vm.metadata.deletion_timestamp = Some(super::task::now()));
+    story.pass(60.0).await;
+    assert_eq!(story.fake.done(), ["remove seed", "status"], "it is not this VM's: it runs on");
+    assert_eq!(conditions(&story.fake.status())["HostReleased"], "True/Released");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_vm_that_is_only_to_watch_gives_its_domain_back() {
+    let story = imported(false, "");
+    story.pass(1.0).await;
+    story.fake.done();
+    story.change(|vm| {
+        vm.spec.management = Management::Observe;
+        vm.metadata.deletion_timestamp = Some(super::task::now());
+    });
+    story.pass(60.0).await;
+    assert_eq!(story.fake.done(), ["renew", "get", "give back"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_undefined_while_it_runs_is_defined_again_at_once_if_so_wanted() {
+    let story = Story::of(vm(ALWAYS, 1));
+    story.pass(60.0).await;
+    story.fake.done();
+    story.fake.with(|world| world.domain.as_mut().unwrap().defined = false);
+    story.send(Input::Reread);
+    story.pass(1.0).await;
+    assert_eq!(story.fake.done(), ["status"]);
+    assert_eq!(conditions(&story.fake.status())["Synced"], "False/DomainUndefined");
+
+    story.change(|vm| vm.spec.drift_policy = DriftPolicy::Revert);
+    story.pass(60.0).await;
+    assert_eq!(story.fake.done(), ["define", "status"]);
+    assert_eq!(conditions(&story.fake.status())["Synced"], "True/AsDefined");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_undefined_while_it_was_off_is_told_until_it_is_started() {
+    let manual = ALWAYS.replace("{memory", "{runStrategy: Manual, memory");
+    let mut placed = vm(&manual, 1);
+    placed.status.as_mut().unwrap().domain = serde_yaml_ng::from_str(
+        "{name: shop.web, uuid: b3a1c7d2-0000-4000-8000-000000000001, epoch: 1, state: Shutoff, generation: 1}",
+    )
+    .unwrap();
+    let story = Story::of(placed);
+    story.pass(1.0).await;
+    assert_eq!(conditions(&story.fake.status())["Synced"], "False/DomainMissing");
+    story.send(Input::Reread);
+    story.pass(60.0).await;
+    assert_eq!(story.fake.done(), ["status"], "nothing is made that nobody asked for");
 }
