@@ -51,7 +51,7 @@ impl Context {
         let class = spec.class_name.as_ref().and_then(|class| world.classes.get(&ObjectRef::new(class)));
         let vm_uid = uid(vm.as_ref()).to_owned();
         let names: Vec<String> = spec.disks.iter().map(|disk| effective::disk_name(vm_name, disk)).collect();
-        let disks = if is_deleting(vm.as_ref()) {
+        let disks = if is_deleting(vm.as_ref()) || spec.observed().is_some() {
             // Also what it named once: everything that it holds is given back.
             world.disks.state_filter(|disk| {
                 disk.metadata.namespace.as_deref() == Some(namespace)

@@ -14,6 +14,7 @@
 //!    +--- domain ended ------+------ pod evicted: release=Stop, then a new attempt
 //!
 //!   deleted: wait for HostReleased, then pods, disks and the finalizer
+//!   only observed (again): vm::observe
 //! ```
 
 use std::sync::Arc;
@@ -120,6 +121,11 @@ pub fn delete_pods(view: &View) -> Vec<Action> {
     view.pods.iter().filter(|pod| !is_leaving_soon(pod)).map(|pod| delete_pod(pod, None)).collect()
 }
 
+/// As [`delete_pods`], without asking their kubelets.
+pub fn delete_pods_at_once(view: &View) -> Vec<Action> {
+    view.pods.iter().filter(|pod| !is_leaving_at_once(pod)).map(|pod| delete_pod_at_once(pod)).collect()
+}
+
 /// Deletion of one pod in which nothing of the VM runs. One that somebody else has deleted has the time that its guest
 /// might have needed: that is cut to nothing, for its kubelet is in the middle of it.
 pub fn delete_pod(pod: &Pod, failed: Option<String>) -> Action {
@@ -171,8 +177,7 @@ fn delete(view: &View) -> Vec<Action> {
                 return vec![Action::WriteStatus(Box::new(wanted))];
             }
             // The namespace of the VM may wait for them to go.
-            let pods = view.pods.iter().filter(|pod| !is_leaving_at_once(pod));
-            let mut actions: Vec<Action> = pods.map(|pod| delete_pod_at_once(pod)).collect();
+            let mut actions = delete_pods_at_once(view);
             actions.extend(disks::give_back(view));
             actions.push(Action::RemoveFinalizer);
             actions

@@ -238,8 +238,11 @@ fn make_again(view: &View, epoch: i64, node: &str, active: bool, mut placing: Pl
 }
 
 /// The placement pod of a placed VM that somebody else has deleted, while nothing is done about it yet. On a host that is
-/// silent nothing is done.
+/// silent nothing is done, nor for a VM that is only observed by now.
 pub fn evicted(view: &View) -> Option<&Pod> {
+    if view.vm.spec.observed().is_some() {
+        return None;
+    }
     let status =
         view.vm.status.as_ref().filter(|status| status.node_name.as_deref().is_some_and(|n| view.hosts.is_live(n)))?;
     let placement = status.placement.as_ref().filter(|placement| placement.release == Release::None)?;

@@ -70,7 +70,9 @@ impl StatusWanted {
             wanted.iter().map(|wanted| wanted.over(&before.conditions, generation, now)).collect();
         for condition in &before.conditions {
             let kept = match condition.type_.as_str() {
-                condition::SCHEDULED | condition::DISKS_READY => true,
+                condition::SCHEDULED => true,
+                // One that only observes has none.
+                condition::DISKS_READY => vm.spec.observed().is_none(),
                 READY | HOST_RELEASED => !executor_owns_condition(vm, &condition.type_),
                 _ => false,
             };

@@ -194,8 +194,13 @@ fn placed(more: &str) -> String {
 const ACTIVE: &str = "domain: {name: shop.web, uuid: u, epoch: 1, state: Running}";
 
 fn domain(uid: &str, cluster: &str, epoch: i64) -> String {
+    marked(uid, uid, cluster, epoch)
+}
+
+/// What a host says that has the domain `uuid`, and there the mark of the VM `shop/web` with this uid.
+fn marked(uuid: &str, uid: &str, cluster: &str, epoch: i64) -> String {
     format!(
-        "{POOL}, domains: [{{uuid: {uid}, name: shop.web, state: Running, mark: {{clusterID: {cluster}, \
+        "{POOL}, domains: [{{uuid: {uuid}, name: shop.web, state: Running, mark: {{clusterID: {cluster}, \
          namespace: shop, name: web, uid: {uid}, epoch: {epoch}}}}}]"
     )
 }

@@ -5,8 +5,7 @@ use kubevmm_api::VirtualMachineStatus;
 
 #[test]
 fn once_settled_there_is_nothing_to_write() {
-    let settled = |status: &str| {
-        let mut view = view("", status).pods(&[running(1, "a")]);
+    let settled = |mut view: View| {
         for _ in 0..3 {
             let (steps, wanted) = outcome(&view);
             assert_eq!(steps, Vec::<String>::new());
@@ -17,8 +16,11 @@ fn once_settled_there_is_nothing_to_write() {
         }
         panic!("it writes without end: {:?}", view.vm.status);
     };
-    settled(&placed(ACTIVE));
-    settled(&placed(""));
+    for status in [placed(ACTIVE), placed("")] {
+        settled(view("", &status).pods(&[running(1, "a")]));
+    }
+    let domain = "uuid: 0a000000-0000-4000-8000-000000000001";
+    settled(view(&format!("management: Observe, existingDomain: {{nodeName: a, {domain}}}"), &placed(ACTIVE)));
 }
 
 fn merge(into: &mut Value, from: Value) {
