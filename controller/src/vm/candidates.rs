@@ -28,7 +28,9 @@ pub fn candidates(view: &View, disks: &[Arc<VirtualMachineDisk>]) -> Result<Vec<
     check_networks(view)?;
     let mut able = Vec::new();
     let mut refused = Vec::new();
-    for host in view.hosts.0.values().filter(|host| host.hypervisor.is_some()) {
+    let home = view.home();
+    let may_be = |host: &Host| home.is_none_or(|home| host.name == home);
+    for host in view.hosts.0.values().filter(|host| host.hypervisor.is_some() && may_be(host)) {
         match check(view, disks, host) {
             Ok(()) => able.push(host.name.clone()),
             Err((why, message)) => refused.push((why, format!("{}: {message}", host.name))),
@@ -60,10 +62,13 @@ pub fn candidates(view: &View, disks: &[Arc<VirtualMachineDisk>]) -> Result<Vec<
         Some(Why::NotReady) => "NoHypervisor",
         Some(Why::NoPool) => "NoHostWithPool",
         Some(Why::NoNetwork) => "NoHostWithNetwork",
+        Some(Why::DataElsewhere) if home.is_some() => "DataElsewhere",
         Some(Why::DataElsewhere) => "HostOfDataNotReady",
     };
     let messages: Vec<String> = refused.into_iter().map(|(_, message)| message).collect();
-    Err((reason, format!("no host can take the VM: {}", enumerate(&messages))))
+    let whose =
+        if home.is_some() { "the VM is an imported one, which stays on its host" } else { "no host can take the VM" };
+    Err((reason, format!("{whose}: {}", enumerate(&messages))))
 }
 
 fn check(view: &View, disks: &[Arc<VirtualMachineDisk>], host: &Host) -> Result<(), (Why, String)> {

@@ -13,6 +13,7 @@ use crate::vm::decide::{
     Action, delete_pod, delete_pod_at_once, delete_pods, host_lost, is_leaving_at_once, is_leaving_soon,
 };
 use crate::vm::disks::{Disks, is_shared, move_to, names_of, pinned_to};
+use crate::vm::observe;
 use crate::vm::pod::{Phase, build, differs, is_outdated, phase};
 use crate::vm::status::Shown;
 use crate::vm::view::View;
@@ -36,7 +37,11 @@ pub struct Placing {
 
 /// Decides about the placement of a VM that is not being deleted.
 pub fn decide(view: &View, disks: &Disks) -> Placing {
-    let status = view.status();
+    let mut status = view.status();
+    if let Some(existing) = &view.vm.spec.existing_domain {
+        // The domain is there before any placement, and its executor is to see the VM.
+        status.node_name = status.node_name.or_else(|| observe::node_of(view, existing).map(Into::into));
+    }
     let current = status.placement.clone().unwrap_or_default();
     let should_run = power::should_run(&view.vm.spec, &status);
     if let Some((node, epoch)) = held_with_higher_epoch(view) {
@@ -50,6 +55,10 @@ pub fn decide(view: &View, disks: &Disks) -> Placing {
         shown: None,
         after: vec![],
     };
+    if let Some(home) = view.home().filter(|_| status.node_name.is_none()) {
+        let (scheduled, shown) = observe::host_not_found(home);
+        return Placing { scheduled, shown: Some(shown), ..placing };
+    }
     if let Some(node) = status.node_name.as_deref().filter(|node| !view.hosts.is_live(node))
         && !is_on_no_host(&status)
     {
@@ -60,7 +69,7 @@ pub fn decide(view: &View, disks: &Disks) -> Placing {
     match (should_run, &status.node_name, &current.pod_name) {
         (false, ..) => off(view, &status, placing),
         // It runs where it was left: it gets its pod back, not a move.
-        (true, Some(_), None) if status.is_active() && current.release == Release::None && current.epoch > 0 => {
+        (true, Some(_), None) if was_placed(&status) && current.release == Release::None && current.epoch > 0 => {
             let pod_name = names::placement_pod(view.name(), view.uid(), current.epoch);
             if view.pod(&pod_name).is_some_and(is_deleting) {
                 // Our own deletion is not to look like an eviction: the pod is made again once it is gone.
@@ -73,10 +82,17 @@ pub fn decide(view: &View, disks: &Disks) -> Placing {
     }
 }
 
-/// The domain of the VM that a host tells of with a higher epoch than the VM knows: node and epoch.
+/// The domain runs, and it was a placement that started it: of one that was taken over while it ran, the epoch is 0.
+fn was_placed(status: &VirtualMachineStatus) -> bool {
+    status.domain.as_ref().is_some_and(|domain| domain.state.is_active() && domain.epoch > 0)
+}
+
+/// The domain of the VM that a host tells of with a higher epoch than the VM knows: node and epoch. An imported VM goes to
+/// no other host for it.
 pub fn held_with_higher_epoch(view: &View) -> Option<(&str, i64)> {
     let known = view.vm.status.as_ref().and_then(|status| status.placement.as_ref()).map_or(0, |p| p.epoch);
     let held = view.hosts.holding(&view.cluster_id, view.uid());
+    let held = held.filter(|(node, ..)| view.home().is_none_or(|home| home == *node));
     held.map(|(node, _, mark)| (node, mark.epoch)).filter(|(_, epoch)| *epoch > known).max_by_key(|(_, epoch)| *epoch)
 }
 
@@ -263,7 +279,8 @@ fn leave(view: &View, disks: &Disks, pod: &Pod, node: &str, why: &str, mut placi
     }
     let local: Vec<Arc<VirtualMachineDisk>> =
         disks.held.iter().flatten().filter(|disk| !is_shared(view, disk)).cloned().collect();
-    if disks.held.is_some() && local.is_empty() {
+    let imported = view.home().is_some();
+    if disks.held.is_some() && local.is_empty() && !imported {
         if let Some(placement) = &mut placing.placement {
             placement.release = Release::Stop;
         }
@@ -271,6 +288,7 @@ fn leave(view: &View, disks: &Disks, pod: &Pod, node: &str, why: &str, mut placi
         return placing;
     }
     let reason = match local.is_empty() {
+        _ if imported => "it is an imported one".to_owned(),
         true => disks.condition.message.clone(),
         false => format!("the disks {} lie in pools of this host alone", enumerate(&names_of(&local))),
     };
@@ -315,6 +333,11 @@ fn check_reports(view: &View, node: Option<&str>) -> Result<(), Refusal> {
 fn check_domains(view: &View, node: Option<&str>) -> Result<(), Refusal> {
     for (host, domain, mark) in view.hosts.marked_domains() {
         if mark.namespace != view.namespace() || mark.name != view.name() {
+            continue;
+        }
+        let existing = view.vm.spec.existing_domain.as_ref();
+        if existing.is_some_and(|existing| existing.node_name == host && existing.uuid == domain.uuid) {
+            // The one that the VM is there for, whoever's it was before.
             continue;
         }
         if domain.mark_of(&view.cluster_id, view.uid()).is_none() {

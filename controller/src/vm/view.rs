@@ -64,6 +64,11 @@ impl View {
         uid(self.vm.as_ref())
     }
 
+    /// The node that the VM never leaves: that of the domain that it was imported from.
+    pub fn home(&self) -> Option<&str> {
+        self.vm.spec.existing_domain.as_ref().map(|existing| existing.node_name.as_str())
+    }
+
     /// Status of the VM.
     pub fn status(&self) -> VirtualMachineStatus {
         self.vm.status.clone().unwrap_or_default()

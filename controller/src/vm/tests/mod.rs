@@ -1,6 +1,7 @@
 //! The placement of a VM as a table: what is, and the exact steps that follow.
 
 mod disks;
+mod imported;
 mod moves;
 mod observe;
 mod placement;

@@ -21,6 +21,8 @@ fn once_settled_there_is_nothing_to_write() {
     }
     let domain = "uuid: 0a000000-0000-4000-8000-000000000001";
     settled(view(&format!("management: Observe, existingDomain: {{nodeName: a, {domain}}}"), &placed(ACTIVE)));
+    settled(view(&format!("runStrategy: Halted, existingDomain: {{nodeName: a, {domain}}}"), ""));
+    settled(view(&format!("existingDomain: {{nodeName: c, {domain}}}"), ""));
 }
 
 fn merge(into: &mut Value, from: Value) {
