@@ -47,7 +47,7 @@ const REFUSED_VMS: &[(&str, &str, &[&str])] = &[
     (
         "a disk from nowhere",
         "spec: {disks: [{name: a, template: {size: 1Gi, source: {}}}]}",
-        &["spec.disks[0].template.source:", "exactly one of blank and image"],
+        &["spec.disks[0].template.source:", "exactly one of blank, image and existing"],
     ),
     ("a disk of nothing", "spec: {disks: [{name: a}]}", &["spec.disks[0]:", "exactly one of template"]),
     (
@@ -126,6 +126,33 @@ const REFUSED_OBJECTS: &[(&str, &str, &[&str])] = &[
         &["spec:", "exactly one of nat and existing"],
     ),
     ("a disk of a bad size", "kind: VirtualMachineDisk\nspec: {size: 1Ki, source: {blank: {}}}", &["spec.size:"]),
+    (
+        "a disk of two sources",
+        "kind: VirtualMachineDisk\nspec: {size: 1Gi, poolName: a, source: {blank: {}, existing: {nodeName: h1, \
+         volumeName: b, format: raw}}}",
+        &["spec.source:", "exactly one of blank, image and existing"],
+    ),
+    (
+        "an existing volume of another size",
+        "kind: VirtualMachineDisk\nspec: {size: 1Gi, poolName: a, source: {existing: {nodeName: h1, volumeName: b, \
+         format: raw}}}",
+        &["size does not go with source.existing"],
+    ),
+    (
+        "an existing volume in no pool",
+        "kind: VirtualMachineDisk\nspec: {source: {existing: {nodeName: h1, volumeName: b, format: raw}}}",
+        &["poolName is required with source.existing"],
+    ),
+    (
+        "an existing volume that climbs",
+        "kind: VirtualMachineDisk\nspec: {poolName: a, source: {existing: {nodeName: h1, volumeName: ../b, format: raw}}}",
+        &["spec.source.existing.volumeName:"],
+    ),
+    (
+        "an existing volume of an unknown format",
+        "kind: VirtualMachineDisk\nspec: {poolName: a, source: {existing: {nodeName: h1, volumeName: b}}}",
+        &["spec.source.existing.format: Required"],
+    ),
 ];
 
 fn what_the_schema_refuses(space: &Space) -> Result<()> {

@@ -15,6 +15,7 @@ mod corpus;
 mod dead_host;
 mod deletion;
 mod domain;
+mod existing_volume;
 mod hand_over;
 mod import;
 mod lost_store;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         power::stories(),
         basics::stories(),
         storage::stories(),
+        existing_volume::stories(),
         deletion::stories(),
         placement::stories(),
         security::stories(),
