@@ -7,6 +7,7 @@ use kubevmm_api::disk::ExistingVolume;
 use kubevmm_api::image::ImageFormat;
 use kubevmm_api::{Quantity, VirtualMachineDisk, names, volume};
 
+use super::decide::{self, Farewell};
 use super::{Disks, WRITE_TIMEOUT};
 use crate::host::{DiskOnHost, NotYet};
 use crate::image::{Discarded, discard_volume};
@@ -90,6 +91,11 @@ impl Disks {
         let disks = crate::api::limited(WRITE_TIMEOUT, list)
             .await
             .map_err(|error| NotYet::backoff("ApiUnavailable", format!("cannot read the other disks: {error}")))?;
+        let now = disks.items.iter().find(|now| now.metadata.uid == disk.metadata.uid);
+        if now.map(decide::farewell) != Some(Farewell::Delete) {
+            let message = format!("the disk of volume {name} has changed meanwhile: it is looked at again");
+            return Err(NotYet::backoff("InUse", message));
+        }
         let rivals = volume::rivals(disk, &disks.items, |pool| self.context.store.pools.get_cluster(pool));
         if let Some(rival) = rivals.first() {
             let meta = &rival.metadata;
