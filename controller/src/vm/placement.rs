@@ -68,8 +68,11 @@ pub fn decide(view: &View, disks: &Disks) -> Placing {
     }
     match (should_run, &status.node_name, &current.pod_name) {
         (false, ..) => off(view, &status, placing),
-        // It runs where it was left: it gets its pod back, not a move.
-        (true, Some(_), None) if was_placed(&status) && current.release == Release::None && current.epoch > 0 => {
+        // It runs where it was left: it gets its pod back, not a move. (An imported VM cannot move: for it the next epoch
+        // will do, whose pod tells why the host has no room.)
+        (true, Some(_), None)
+            if view.home().is_none() && status.is_active() && current.release == Release::None && current.epoch > 0 =>
+        {
             let pod_name = names::placement_pod(view.name(), view.uid(), current.epoch);
             if view.pod(&pod_name).is_some_and(is_deleting) {
                 // Our own deletion is not to look like an eviction: the pod is made again once it is gone.
@@ -80,11 +83,6 @@ pub fn decide(view: &View, disks: &Disks) -> Placing {
         (true, Some(node), Some(pod)) => placed_on(view, disks, &status, node, pod, placing),
         (true, ..) => attempt(view, disks, &status, placing),
     }
-}
-
-/// The domain runs, and it was a placement that started it: of one that was taken over while it ran, the epoch is 0.
-fn was_placed(status: &VirtualMachineStatus) -> bool {
-    status.domain.as_ref().is_some_and(|domain| domain.state.is_active() && domain.epoch > 0)
 }
 
 /// The domain of the VM that a host tells of with a higher epoch than the VM knows: node and epoch. An imported VM goes to

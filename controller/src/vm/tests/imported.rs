@@ -81,10 +81,12 @@ fn a_full_host_changes_nothing_of_what_runs() {
 
 #[test]
 fn one_that_was_managed_before_is_placed_at_the_next_epoch() {
-    let status = format!("nodeName: a, placement: {{epoch: 3}}, releasedEpoch: 3, {TAKEN_OVER}");
-    assert_eq!(outcome(&imported("", &status)).0, ["create pod 4 for a"]);
-    let (_, written) = outcome(&imported("", &status).pods(&[running(4, "a")]));
-    assert_eq!((placement(&written).epoch, placement(&written).confirmed.as_deref()), (4, Some("a_1")));
+    for marked in [TAKEN_OVER.to_owned(), TAKEN_OVER.replace("epoch: 0", "epoch: 3")] {
+        let status = format!("nodeName: a, placement: {{epoch: 3}}, releasedEpoch: 3, {marked}");
+        assert_eq!(outcome(&imported("", &status)).0, ["create pod 4 for a"]);
+        let (_, written) = outcome(&imported("", &status).pods(&[running(4, "a")]));
+        assert_eq!((placement(&written).epoch, placement(&written).confirmed.as_deref()), (4, Some("a_1")));
+    }
 }
 
 #[test]
