@@ -193,11 +193,20 @@ pub(crate) struct ImportArgs {
     #[arg(long, value_name = "NODE")]
     pub(crate) node: String,
     /// Names or UUIDs of domains
-    #[arg(value_name = "DOMAIN", required_unless_present = "all", conflicts_with = "all")]
+    #[arg(value_name = "DOMAIN", required_unless_present_any = ["all", "from"], conflicts_with_all = ["all", "from"])]
     pub(crate) domains: Vec<String>,
     /// Every foreign domain of the host
-    #[arg(long)]
+    #[arg(long, conflicts_with = "from")]
     pub(crate) all: bool,
+    /// Take the domains over: objects are made for their disks and networks, and their VirtualMachines drive them
+    #[arg(long)]
+    pub(crate) manage: bool,
+    /// The domain whose XML is in this file (- is standard input), as `virsh dumpxml --inactive` prints it
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) from: Option<PathBuf>,
+    /// With --manage: how long to wait until it is known what the domains are made of
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration::parse)]
+    pub(crate) timeout: Duration,
     /// Create nothing: client prints what would be created; server has the API server check it as well
     #[arg(long, value_name = "WHERE", num_args = 0..=1, require_equals = true, default_value = "none", default_missing_value = "client")]
     pub(crate) dry_run: DryRun,

@@ -5,11 +5,16 @@ use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::core::{ApiResource, Resource};
 use kube::{Client, ResourceExt as _};
-use kubevmm_api::{Hypervisor, VirtualMachine, VirtualMachineStatus};
+use kubevmm_api::{
+    ClusterVirtualMachineNetwork, Hypervisor, VirtualMachine, VirtualMachineDisk, VirtualMachineStatus,
+    VirtualMachineStoragePool,
+};
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use crate::cli::{ClusterArgs, Selection};
 use crate::error::Error;
+use crate::import::inventory::{Key, Kind, allowing};
 use crate::near::near;
 use crate::program;
 
@@ -196,6 +201,82 @@ impl Cluster {
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &vm_resource());
         let params = PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
         api.patch(name, &params, &Patch::Merge(patch)).await.map_err(|error| self.failure(error))
+    }
+
+    /// All objects of an API.
+    pub(crate) async fn list<K>(&self, api: Api<K>) -> Result<Vec<K>, Error>
+    where
+        K: Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        api.list(&ListParams::default()).await.map(|list| list.items).map_err(|error| self.failure(error))
+    }
+
+    fn objects(&self, key: &Key) -> Api<DynamicObject> {
+        let resource = match key.kind {
+            Kind::Pool => ApiResource::erase::<VirtualMachineStoragePool>(&()),
+            Kind::Network => ApiResource::erase::<ClusterVirtualMachineNetwork>(&()),
+            Kind::Disk => ApiResource::erase::<VirtualMachineDisk>(&()),
+        };
+        match &key.namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            None => Api::all_with(self.client.clone(), &resource),
+        }
+    }
+
+    /// Creates an object, or takes one that says the same; answers with what was done.
+    pub(crate) async fn create_or_same(&self, key: &Key, object: &Value, dry_run: bool) -> Result<&'static str, Error> {
+        let api = self.objects(key);
+        let wanted: DynamicObject = serde_json::from_value(object.clone()).map_err(|e| Error::Api(e.to_string()))?;
+        let params = PostParams { dry_run, field_manager: Some(MANAGER.into()) };
+        match api.create(&params, &wanted).await {
+            Ok(_) => return Ok("created"),
+            Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {}
+            Err(error) => return Err(self.failure(error)),
+        }
+        let there = api.get(&key.name).await.map_err(|error| self.failure(error))?;
+        if there.data.get("spec") == wanted.data.get("spec") {
+            return Ok("unchanged");
+        }
+        Err(Error::Refused("it has been created meanwhile, and says something else: run the command again".into()))
+    }
+
+    /// Writes which namespaces a network allows, unless somebody has changed it meanwhile.
+    pub(crate) async fn allow(&self, key: &Key, network: &Value, dry_run: bool) -> Result<(), Error> {
+        let params = PatchParams { dry_run, field_manager: Some(MANAGER.into()), ..Default::default() };
+        let patched = self.objects(key).patch(&key.name, &params, &Patch::Merge(allowing(network))).await;
+        match patched {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                Err(Error::Refused("it has been changed meanwhile: run the command again".into()))
+            }
+            Err(error) => Err(self.failure(error)),
+        }
+    }
+
+    /// Writes the whole spec of a VM, unless somebody has changed it since `vm` was read. A patch could not: in one, the
+    /// `null`s of spec.domain would mean something else.
+    pub(crate) async fn replace_spec(&self, vm: &VirtualMachine, dry_run: bool) -> Result<(), Error> {
+        /// The status changes more often than the spec.
+        const ATTEMPTS: usize = 10;
+        let (namespace, name) = (vm.namespace().unwrap_or_default(), vm.name_any());
+        let spec = serde_json::to_value(&vm.spec).map_err(|error| Error::Api(error.to_string()))?;
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &namespace, &vm_resource());
+        let params = PostParams { dry_run, field_manager: Some(MANAGER.into()) };
+        for _ in 0..ATTEMPTS {
+            let mut object = self.vm(&namespace, &name).await?;
+            if (&object.metadata.uid, object.metadata.generation) != (&vm.metadata.uid, vm.metadata.generation) {
+                break;
+            }
+            if let Some(data) = object.data.as_object_mut() {
+                data.insert("spec".into(), spec.clone());
+            }
+            match api.replace(&name, &params, &object).await {
+                Ok(_) => return Ok(()),
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(error) => return Err(self.failure(error)),
+            }
+        }
+        Err(Error::Refused(format!("virtual machine {name:?} has been changed meanwhile: run the command again")))
     }
 
     /// Creates an object; `Ok(None)` when one of its name is there.

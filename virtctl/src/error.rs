@@ -1,6 +1,7 @@
 //! What can go wrong, in one line that says what to do, and the exit code that a script tells it by.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Every failure of a command.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +84,14 @@ pub(crate) enum Error {
     /// What was asked for was tried and failed.
     #[error("{0}")]
     Failed(String),
+    /// A failure, and what it is about.
+    #[error("{what}: {cause}")]
+    For {
+        /// The object or domain.
+        what: String,
+        /// What failed; several domains may share it.
+        cause: Arc<Error>,
+    },
     /// Anything else that the API server said.
     #[error("the API server answered: {0}")]
     Api(String),
@@ -113,6 +122,7 @@ impl Error {
             Self::NoKubeconfig(_) | Self::Unreachable { .. } | Self::NotInstalled => 6,
             Self::Unauthorized | Self::Forbidden(_) => 7,
             Self::Interrupted { .. } => 130,
+            Self::For { cause, .. } => cause.exit_code(),
             Self::Several { code, .. } => *code,
         }
     }

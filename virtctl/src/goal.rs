@@ -5,6 +5,8 @@ use kubevmm_api::power::should_run;
 use kubevmm_api::vm::{PowerResult, RunStrategy};
 use kubevmm_api::{VirtualMachine, VirtualMachineStatus};
 
+use crate::import::adopt::not_liftable;
+
 /// The state that is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
@@ -14,6 +16,8 @@ pub(crate) enum State {
     Reachable,
     /// No QEMU process.
     Stopped,
+    /// What the domain of an observed VM is made of is told, or why that cannot be.
+    Known,
 }
 
 /// What is waited for.
@@ -45,6 +49,13 @@ pub(crate) fn progress(goal: &Goal, vm: &VirtualMachine) -> Progress {
     let wants_to_run = should_run(&vm.spec, status);
     if vm.metadata.deletion_timestamp.is_some() {
         return Progress::Failed("it is being deleted".into());
+    }
+    if goal.state == State::Known {
+        let current = status.observed_generation.unwrap_or(0) >= goal.generation;
+        return match current && (status.effective.is_some() || not_liftable(status).is_some()) {
+            true => Progress::Reached,
+            false => Progress::Waiting(unless_obstructed(vm, "what its domain is made of is not told yet")),
+        };
     }
     if let Some(id) = &goal.request {
         let last = status.last_power_request.as_ref();

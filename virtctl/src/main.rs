@@ -13,6 +13,7 @@ mod duration;
 mod error;
 mod goal;
 mod hardware;
+mod host;
 mod import;
 mod list;
 mod manifest;

@@ -31,6 +31,18 @@ pub(crate) fn printable<T: Serialize>(object: &T) -> Result<Value, Error> {
     Ok(value)
 }
 
+/// An object as it can be applied again, here or in another cluster: without what the API server or a controller writes.
+pub(crate) fn applicable(object: &Value) -> Value {
+    let mut value = object.clone();
+    if let Some(fields) = value.as_object_mut() {
+        fields.retain(|key, _| matches!(key.as_str(), "apiVersion" | "kind" | "metadata" | "spec"));
+    }
+    if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.retain(|key, _| matches!(key.as_str(), "name" | "namespace" | "labels" | "annotations"));
+    }
+    value
+}
+
 /// Objects in a format: a single one as itself when `single`, otherwise a List.
 pub(crate) fn objects(values: Vec<Value>, single: bool, format: ObjectFormat) -> Result<String, Error> {
     if format == ObjectFormat::Name {
@@ -88,5 +100,14 @@ mod tests {
         let names = objects(vec![vm("a"), vm("b")], false, ObjectFormat::Name).unwrap();
         assert_eq!(names, "virtualmachine.kubevmm.io/a\nvirtualmachine.kubevmm.io/b\n");
         assert!(printable(&vm("a")).unwrap()["metadata"].get("managedFields").is_none());
+    }
+
+    #[test]
+    fn what_is_applied_again_has_no_state() {
+        let object = json!({"apiVersion": "v1", "kind": "K", "status": {}, "spec": {"a": null},
+            "metadata": {"name": "a", "namespace": "n", "labels": {"a": "b"}, "uid": "u", "resourceVersion": "1"}});
+        let wanted = json!({"apiVersion": "v1", "kind": "K", "spec": {"a": null},
+            "metadata": {"name": "a", "namespace": "n", "labels": {"a": "b"}}});
+        assert_eq!(applicable(&object), wanted);
     }
 }

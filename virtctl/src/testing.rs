@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::cluster::Cluster;
 use crate::hardware::Catalog;
+use crate::import::inventory::Inventory;
 
 fn path(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/testdata")).join(name)
@@ -37,6 +38,19 @@ pub(crate) fn catalog() -> Catalog {
             .collect(),
         disks_unknown: false,
     }
+}
+
+/// What the fixtures have of pools, networks and disks, seen from a host.
+pub(crate) fn inventory(node: &str) -> Inventory {
+    let selected = ["roles"].into_iter().filter(|_| node == "h1").map(String::from);
+    Inventory::new(
+        node,
+        selected,
+        documents("pools.yaml"),
+        documents("networks.yaml"),
+        documents("own-networks.yaml"),
+        documents("legacy-disks.yaml"),
+    )
 }
 
 /// The time of the fixtures.

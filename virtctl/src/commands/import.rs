@@ -1,39 +1,60 @@
-//! `import`.
+//! `import`, without `--manage`.
 
 use futures::stream::{self, StreamExt as _};
 use kube::ResourceExt as _;
 use kubevmm_api::VirtualMachine;
 
-use super::outcome;
+use super::{manage, outcome};
 use crate::cli::{DryRun, ImportArgs};
 use crate::cluster::Cluster;
 use crate::error::Error;
-use crate::import::{Plan, choose, plan};
+use crate::import::{Plan, choose, orphans_note, plan};
 use crate::output;
 
 /// Requests that are under way at a time.
-const AT_A_TIME: usize = 8;
+pub(super) const AT_A_TIME: usize = 8;
 
 /// Runs it.
 pub(crate) async fn run(cluster: &Cluster, args: &ImportArgs) -> Result<(), Error> {
-    let status = cluster.hypervisor(&args.node).await?.status.unwrap_or_default();
+    let hypervisor = cluster.hypervisor(&args.node).await?;
+    if let Some(file) = &args.from {
+        return manage::run_from(cluster, args, &hypervisor, file).await;
+    }
+    let status = hypervisor.status.clone().unwrap_or_default();
     if let Some(unlisted) = status.unlisted_count.filter(|count| *count > 0) {
         eprintln!("note: {unlisted} more foreign domains on {} are not listed, and not imported", args.node);
     }
-    let chosen = choose(&args.node, &status.domains, &args.domains)?;
+    let there = cluster.known_vms().await?;
+    let chosen = choose(&args.node, &status.domains, &args.domains, &there)?;
+    if let Some(note) = orphans_note(&args.node, &status.domains).filter(|_| args.all) {
+        eprintln!("note: {note}");
+    }
     if chosen.is_empty() {
         eprintln!("no foreign domain on {}", args.node);
     }
-    let there = cluster.known_vms().await?;
     let plans = plan(&args.node, &cluster.namespace, &chosen, &there);
+    if args.manage {
+        return manage::run(cluster, args, &hypervisor, &chosen, plans).await;
+    }
     let total = plans.len();
     let work = chosen.into_iter().zip(plans).map(|(domain, plan)| async move {
         match plan {
-            Plan::Done(vm) => {
+            Plan::Observed(vm) => {
+                let vm = format!("{}/{}", vm.namespace().unwrap_or_default(), vm.name_any());
                 eprintln!("domain {:?} is observed already, by virtual machine {vm}", domain.name);
                 Ok(None)
             }
-            Plan::Create(vm) => create(cluster, args, &domain.name, *vm).await.map(Some),
+            Plan::Managed(vm) => {
+                eprintln!("domain {:?} is managed already, by virtual machine {vm}", domain.name);
+                Ok(None)
+            }
+            Plan::Create(vm) => {
+                let made = observe(cluster, args, &vm).await?;
+                if args.output.is_none() {
+                    say_observed(args, &domain.name, &made)?;
+                }
+                Ok(Some(made))
+            }
         }
     });
     let done: Vec<_> = stream::iter(work).buffered(AT_A_TIME).collect().await;
@@ -53,26 +74,32 @@ pub(crate) async fn run(cluster: &Cluster, args: &ImportArgs) -> Result<(), Erro
     outcome(failures, total)
 }
 
-async fn create(
+/// Creates a VirtualMachine that observes a domain, as far as `--dry-run` lets it.
+pub(super) async fn observe(
     cluster: &Cluster,
     args: &ImportArgs,
-    domain: &str,
-    vm: VirtualMachine,
+    vm: &VirtualMachine,
 ) -> Result<VirtualMachine, Error> {
-    let (made, suffix) = match args.dry_run {
-        DryRun::Client => (vm, " (dry run)"),
-        dry_run => {
-            let checked_only = dry_run == DryRun::Server;
-            let made = cluster.create(&vm, checked_only).await?.ok_or_else(|| {
-                let name = vm.name_any();
-                Error::Refused(format!("virtual machine {name:?} has been created meanwhile: run the command again"))
-            })?;
-            (made, if checked_only { " (server dry run)" } else { "" })
-        }
-    };
-    if args.output.is_none() {
-        let name = output::name(&output::printable(&made)?);
-        output::emit(&format!("{name} created{suffix}: observes the domain {domain:?} of {}\n", args.node))?;
+    if args.dry_run == DryRun::Client {
+        return Ok(vm.clone());
     }
-    Ok(made)
+    cluster.create(vm, args.dry_run == DryRun::Server).await?.ok_or_else(|| {
+        let name = vm.name_any();
+        Error::Refused(format!("virtual machine {name:?} has been created meanwhile: run the command again"))
+    })
+}
+
+/// Says that it is there.
+pub(super) fn say_observed(args: &ImportArgs, domain: &str, vm: &VirtualMachine) -> Result<(), Error> {
+    let name = output::name(&output::printable(vm)?);
+    output::emit(&format!("{name} created{}: observes the domain {domain:?} of {}\n", suffix(args), args.node))
+}
+
+/// What is said behind a word that is not meant.
+pub(super) fn suffix(args: &ImportArgs) -> &'static str {
+    match args.dry_run {
+        DryRun::None => "",
+        DryRun::Client => " (dry run)",
+        DryRun::Server => " (server dry run)",
+    }
 }

@@ -5,6 +5,7 @@ pub(crate) mod describe;
 pub(crate) mod domains;
 pub(crate) mod import;
 pub(crate) mod list;
+mod manage;
 pub(crate) mod power;
 pub(crate) mod run;
 pub(crate) mod version;

@@ -1,4 +1,10 @@
-//! What `import` makes of the domains of a host. Pure.
+//! What `import` makes of the domains of a host: which are meant ([`choose`]), a VirtualMachine for each ([`plan`]), the
+//! objects of what it uses ([`inventory`]), its spec ([`adopt`]), and what a person is told before ([`preflight`]). Pure.
+
+pub(crate) mod adopt;
+pub(crate) mod dump;
+pub(crate) mod inventory;
+pub(crate) mod preflight;
 
 use std::collections::BTreeSet;
 
@@ -17,15 +23,19 @@ use crate::program;
 pub(crate) enum Plan {
     /// This VirtualMachine is to be created.
     Create(Box<VirtualMachine>),
-    /// The VirtualMachine `namespace/name` observes it already.
-    Done(String),
+    /// This VirtualMachine observes it already.
+    Observed(Box<VirtualMachine>),
+    /// The VirtualMachine `namespace/name` manages it already.
+    Managed(String),
 }
 
-/// The domains of a host that are meant: those that are named, by name or UUID, or else each foreign one.
+/// The domains of a host that are meant: those that are named, by name or UUID, or else each foreign one. `there` are all
+/// VirtualMachines that are known.
 pub(crate) fn choose<'a>(
     node: &str,
     domains: &'a [HostDomain],
     asked: &[String],
+    there: &[VirtualMachine],
 ) -> Result<Vec<&'a HostDomain>, Error> {
     if asked.is_empty() {
         return Ok(domains.iter().filter(|domain| domain.mark.is_none()).collect());
@@ -34,10 +44,12 @@ pub(crate) fn choose<'a>(
     for text in asked {
         let found = domains.iter().find(|domain| domain.name == *text || domain.uuid.eq_ignore_ascii_case(text));
         let domain = found.ok_or_else(|| no_domain(node, domains, text))?;
-        if let Some(mark) = &domain.mark {
-            let (vm, what) = (format!("{}/{}", mark.namespace, mark.name), if domain.orphan { "was" } else { "is" });
+        if let Some(mark) = domain.mark.as_ref().filter(|_| !domain.orphan)
+            && importer(node, domain, there).is_none()
+        {
+            let vm = format!("{}/{}", mark.namespace, mark.name);
             return Err(Error::Refused(format!(
-                "the domain {text} of {node} {what} the VirtualMachine {vm}: nothing to import"
+                "the domain {text} of {node} is the VirtualMachine {vm}: nothing to import"
             )));
         }
         if !chosen.iter().any(|there| there.uuid == domain.uuid) {
@@ -45,6 +57,18 @@ pub(crate) fn choose<'a>(
         }
     }
     Ok(chosen)
+}
+
+/// What a person must know of the orphans among `domains` that are not named.
+pub(crate) fn orphans_note(node: &str, domains: &[HostDomain]) -> Option<String> {
+    let orphans: Vec<_> = domains.iter().filter(|domain| domain.orphan).map(|domain| domain.name.as_str()).collect();
+    let program = program();
+    (!orphans.is_empty()).then(|| {
+        format!(
+            "orphans of {node} are left: {}: `{program} import --node {node} NAME` attaches one to a virtual machine again",
+            orphans.join(", ")
+        )
+    })
 }
 
 fn no_domain(node: &str, domains: &[HostDomain], text: &str) -> Error {
@@ -61,11 +85,19 @@ pub(crate) fn plan(node: &str, namespace: &str, domains: &[&HostDomain], there: 
     let mut taken: BTreeSet<String> =
         there.iter().filter(|vm| vm.namespace().as_deref() == Some(namespace)).map(|vm| vm.name_any()).collect();
     let plan = |domain: &&HostDomain| {
-        if let Some(vm) = observer(node, domain, there) {
-            return Plan::Done(format!("{}/{}", vm.namespace().unwrap_or_default(), vm.name_any()));
+        if let Some(vm) = importer(node, domain, there) {
+            return match vm.spec.management {
+                Management::Observe => Plan::Observed(Box::new(vm.clone())),
+                Management::Manage => {
+                    Plan::Managed(format!("{}/{}", vm.namespace().unwrap_or_default(), vm.name_any()))
+                }
+            };
         }
-        let name = Some(label(&domain.name)).filter(|name| !name.is_empty() && !taken.contains(name));
-        let name = name.unwrap_or_else(|| names::fit(&format!("{}-{}", base(&domain.name), &domain.uuid)));
+        let before = domain.mark.as_ref().filter(|mark| mark.namespace == namespace).map(|mark| mark.name.clone());
+        let is_free = |name: &String| !name.is_empty() && !taken.contains(name);
+        let name = before.filter(is_free).or_else(|| Some(label(&domain.name)).filter(is_free));
+        let name =
+            name.unwrap_or_else(|| names::fit(&format!("{}-{}", label_or(&domain.name, "domain"), &domain.uuid)));
         taken.insert(name.clone());
         Plan::Create(Box::new(vm(&name, namespace, node, domain)))
     };
@@ -74,8 +106,14 @@ pub(crate) fn plan(node: &str, namespace: &str, domains: &[&HostDomain], there: 
 
 /// The VirtualMachine that observes a domain.
 pub(crate) fn observer<'a>(node: &str, domain: &HostDomain, there: &'a [VirtualMachine]) -> Option<&'a VirtualMachine> {
+    importer(node, domain, there).filter(|vm| vm.spec.observed().is_some())
+}
+
+/// The VirtualMachine that observes or manages a domain which was there before it.
+fn importer<'a>(node: &str, domain: &HostDomain, there: &'a [VirtualMachine]) -> Option<&'a VirtualMachine> {
     there.iter().find(|vm| {
-        vm.spec.observed().is_some_and(|existing| existing.node_name == node && existing.uuid == domain.uuid)
+        let existing = vm.spec.existing_domain.as_ref();
+        existing.is_some_and(|existing| existing.node_name == node && existing.uuid == domain.uuid)
     })
 }
 
@@ -84,7 +122,11 @@ fn vm(name: &str, namespace: &str, node: &str, domain: &HostDomain) -> VirtualMa
         // Nobody starts or stops it: it says so even to those who do not know of spec.management.
         run_strategy: RunStrategy::Manual,
         management: Management::Observe,
-        existing_domain: Some(ExistingDomain { node_name: node.into(), uuid: domain.uuid.clone() }),
+        existing_domain: Some(ExistingDomain {
+            node_name: node.into(),
+            uuid: domain.uuid.clone(),
+            ..Default::default()
+        }),
         ..Default::default()
     };
     let mut vm = VirtualMachine::new(name, spec);
@@ -92,10 +134,10 @@ fn vm(name: &str, namespace: &str, node: &str, domain: &HostDomain) -> VirtualMa
     vm
 }
 
-/// The name of an object for a domain: lower case, `-` for what a DNS label does not have, cut with a hash.
-fn label(domain: &str) -> String {
+/// The name of an object for something of a host: lower case, `-` for what a DNS label does not have, cut with a hash.
+fn label(name: &str) -> String {
     let mut label = String::new();
-    for c in domain.chars() {
+    for c in name.chars() {
         match c.to_ascii_lowercase() {
             c @ ('a'..='z' | '0'..='9') => label.push(c),
             _ if label.ends_with('-') || label.is_empty() => {}
@@ -105,9 +147,9 @@ fn label(domain: &str) -> String {
     names::fit(label.trim_end_matches('-'))
 }
 
-fn base(domain: &str) -> String {
-    let label = label(domain);
-    if label.is_empty() { "domain".into() } else { label }
+/// The same; `otherwise` when nothing of the name is left.
+fn label_or(name: &str, otherwise: &str) -> String {
+    Some(label(name)).filter(|label| !label.is_empty()).unwrap_or_else(|| otherwise.to_owned())
 }
 
 #[cfg(test)]
@@ -133,7 +175,8 @@ mod tests {
     fn names(plans: &[Plan]) -> Vec<String> {
         let name = |plan: &Plan| match plan {
             Plan::Create(vm) => vm.name_any(),
-            Plan::Done(vm) => format!("= {vm}"),
+            Plan::Observed(vm) => format!("= {}/{}", vm.namespace().unwrap(), vm.name_any()),
+            Plan::Managed(vm) => format!("== {vm}"),
         };
         plans.iter().map(name).collect()
     }
@@ -144,14 +187,16 @@ mod tests {
             [domain(1, "win10"), domain(2, "Mail Server"), marked(3, "shop.web", false), marked(4, "x", true)];
         let chosen = |asked: &[&str]| {
             let asked: Vec<String> = asked.iter().map(ToString::to_string).collect();
-            choose("h1", &domains, &asked).map(|chosen| chosen.iter().map(|d| d.name.clone()).collect::<Vec<_>>())
+            choose("h1", &domains, &asked, &[]).map(|chosen| chosen.iter().map(|d| d.name.clone()).collect::<Vec<_>>())
         };
         assert_eq!(chosen(&[]).unwrap(), ["win10", "Mail Server"]);
         assert_eq!(chosen(&["Mail Server", "0A000000-0000-4000-8000-000000000002"]).unwrap(), ["Mail Server"]);
         let missing = chosen(&["win1"]).unwrap_err();
         assert_eq!((missing.exit_code(), missing.to_string().contains("did you mean win10?")), (3, true), "{missing}");
         assert_eq!(chosen(&["shop.web"]).unwrap_err().exit_code(), 5);
-        assert!(chosen(&["x"]).unwrap_err().to_string().contains("was the VirtualMachine shop/web"));
+        assert_eq!(chosen(&["x"]).unwrap(), ["x"], "an orphan that is named");
+        assert!(orphans_note("h1", &domains).unwrap().contains("left: x:"));
+        assert_eq!(orphans_note("h1", &domains[..3]), None);
     }
 
     #[test]
@@ -192,6 +237,30 @@ mod tests {
             names(&plan("h2", "shop", &[&first], &there)),
             ["web-0a000000-0000-4000-8000-000000000001"],
             "another host's"
+        );
+    }
+
+    #[test]
+    fn an_orphan_gets_its_name_again_where_it_is_free() {
+        let orphan = marked(4, "shop.web", true);
+        assert_eq!(names(&plan("h1", "shop", &[&orphan], &[])), ["web"]);
+        assert_eq!(names(&plan("h1", "other", &[&orphan], &[])), ["shop-web"], "another namespace");
+        let Plan::Create(web) = plan("h1", "shop", &[&domain(1, "web")], &[]).remove(0) else { panic!() };
+        assert_eq!(names(&plan("h1", "shop", &[&orphan], &[*web])), ["shop-web"], "the name is taken");
+    }
+
+    #[test]
+    fn what_is_managed_already_is_no_mistake() {
+        let marked = marked(3, "shop.web", false);
+        let Plan::Create(mut vm) = plan("h1", "shop", &[&marked], &[]).remove(0) else { panic!() };
+        vm.spec.management = Management::Manage;
+        let there = [*vm];
+        let domains = [marked];
+        let chosen = choose("h1", &domains, &["shop.web".into()], &there).unwrap();
+        assert_eq!(names(&plan("h1", "shop", &chosen, &there)), ["== shop/web"]);
+        assert_eq!(
+            names(&plan("h1", "shop", &[&HostDomain { mark: None, ..domain(3, "shop.web") }], &there)),
+            ["== shop/web"]
         );
     }
 }

@@ -1,0 +1,370 @@
+//! `import --manage` and `import --from`: the objects of what domains use, and the specs of their VirtualMachines.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures::stream::{self, StreamExt as _};
+use kube::ResourceExt as _;
+use kubevmm_analyser::lower::HostFacts;
+use kubevmm_api::hypervisor::HostDomain;
+use kubevmm_api::vm::{DomainState, DomainStatus, Management};
+use kubevmm_api::{Hypervisor, VirtualMachine};
+use serde_json::Value;
+
+use super::import::{AT_A_TIME, observe, say_observed, suffix};
+use super::outcome;
+use crate::cli::{DryRun, ImportArgs};
+use crate::cluster::Cluster;
+use crate::error::Error;
+use crate::goal::{Goal, State};
+use crate::import::adopt::{Adoption, adopt};
+use crate::import::dump::{self, Dump};
+use crate::import::inventory::{Change, Inventory, Key, Kind, Write};
+use crate::import::preflight::{self, Preflight};
+use crate::import::{Plan, choose, plan};
+use crate::wait::{Target, wait};
+use crate::{host, output, program};
+
+/// A domain, and the VirtualMachine that stands for it.
+struct Subject {
+    domain: HostDomain,
+    vm: VirtualMachine,
+    /// The API server does not have it yet.
+    is_new: bool,
+}
+
+/// What is to be written for a domain.
+struct Work {
+    subject: Subject,
+    adoption: Adoption,
+}
+
+impl Work {
+    fn failed(&self, cause: Arc<Error>) -> Error {
+        of_domain(&self.subject.domain, cause)
+    }
+}
+
+fn of_domain(domain: &HostDomain, cause: impl Into<Arc<Error>>) -> Error {
+    Error::For { what: format!("domain {:?}", domain.name), cause: cause.into() }
+}
+
+/// Takes domains over: those that nobody observes yet are observed first.
+pub(super) async fn run(
+    cluster: &Cluster,
+    args: &ImportArgs,
+    hypervisor: &Hypervisor,
+    chosen: &[&HostDomain],
+    plans: Vec<Plan>,
+) -> Result<(), Error> {
+    let total = plans.len();
+    let host = host::facts(hypervisor)?;
+    let observing = chosen.iter().zip(plans).map(|(domain, plan)| async move {
+        match plan {
+            Plan::Managed(vm) => {
+                eprintln!("domain {:?} is managed already, by virtual machine {vm}", domain.name);
+                Ok(None)
+            }
+            Plan::Observed(vm) => Ok(Some(Subject { domain: (*domain).clone(), vm: *vm, is_new: false })),
+            Plan::Create(vm) => {
+                begin(cluster, args, domain, *vm).await.map(Some).map_err(|error| of_domain(domain, error))
+            }
+        }
+    });
+    let begun: Vec<_> = stream::iter(observing).buffered(AT_A_TIME).collect().await;
+    let (mut subjects, mut failures) = (Vec::new(), Vec::new());
+    for result in begun {
+        match result {
+            Ok(subject) => subjects.extend(subject),
+            Err(error) => failures.push(error),
+        }
+    }
+    let targets: Vec<_> = subjects.iter().map(|subject| target(&subject.vm)).collect();
+    let seen = wait(cluster, &targets, args.timeout).await;
+    let mut known = Vec::new();
+    for (subject, seen) in subjects.into_iter().zip(seen) {
+        match seen {
+            Ok(vm) => known.push(Subject { vm, ..subject }),
+            Err(error) => failures.push(of_domain(&subject.domain, error)),
+        }
+    }
+    finish(cluster, args, hypervisor, &host, known, failures, total).await
+}
+
+/// Creates the VirtualMachine that observes a domain.
+async fn begin(
+    cluster: &Cluster,
+    args: &ImportArgs,
+    domain: &HostDomain,
+    vm: VirtualMachine,
+) -> Result<Subject, Error> {
+    if args.dry_run != DryRun::None {
+        return Err(Error::Refused(format!(
+            "it is not observed yet, so that what it is made of is not known: run `{} import` without --manage and --dry-run \
+             first, which changes nothing on the host, or give its XML with --from",
+            program()
+        )));
+    }
+    let vm = observe(cluster, args, &vm).await?;
+    if args.output.is_none() {
+        say_observed(args, &domain.name, &vm)?;
+    }
+    Ok(Subject { domain: domain.clone(), vm, is_new: false })
+}
+
+fn target(vm: &VirtualMachine) -> Target {
+    let goal = Goal { state: State::Known, generation: vm.metadata.generation.unwrap_or(1), request: None };
+    Target { namespace: vm.namespace().unwrap_or_default(), name: vm.name_any(), goal }
+}
+
+/// Imports the domain of a file.
+pub(super) async fn run_from(
+    cluster: &Cluster,
+    args: &ImportArgs,
+    hypervisor: &Hypervisor,
+    file: &Path,
+) -> Result<(), Error> {
+    let dump = dump::read(&file.display().to_string(), &content(file)?)?;
+    let host = host::facts(hypervisor)?;
+    let (domain, state) = domain_of(&dump, hypervisor);
+    let there = cluster.known_vms().await?;
+    let domains = [domain];
+    let chosen = choose(&args.node, &domains, &[dump.uuid()], &there)?;
+    let Some((domain, plan)) = chosen.iter().zip(plan(&args.node, &cluster.namespace, &chosen, &there)).next() else {
+        return Ok(());
+    };
+    let (mut vm, is_new) = match plan {
+        Plan::Managed(vm) => {
+            eprintln!("domain {:?} is managed already, by virtual machine {vm}", domain.name);
+            return Ok(());
+        }
+        Plan::Observed(vm) => (*vm, false),
+        Plan::Create(vm) => (*vm, true),
+    };
+    let inventory = inventory(cluster, hypervisor, std::iter::once(&vm)).await?;
+    let mut status = dump.status(&vm.name_any(), &host, &inventory).map_err(|error| of_domain(domain, error))?;
+    status.domain = state;
+    vm.status = Some(status);
+    let subject = Subject { domain: (*domain).clone(), vm, is_new };
+    finish(cluster, args, hypervisor, &host, vec![subject], Vec::new(), 1).await
+}
+
+fn content(file: &Path) -> Result<Vec<u8>, Error> {
+    let mut content = Vec::new();
+    let read = if file == Path::new("-") {
+        std::io::stdin().lock().read_to_end(&mut content).map(|_| ())
+    } else {
+        std::fs::read(file).map(|read| content = read)
+    };
+    read.map_err(|source| Error::File { option: "--from", path: file.into(), source })?;
+    Ok(content)
+}
+
+/// The domain of a file as its host tells of it, if it does.
+fn domain_of(dump: &Dump, hypervisor: &Hypervisor) -> (HostDomain, Option<DomainStatus>) {
+    let (name, uuid) = (dump.name().to_owned(), dump.uuid());
+    let domains = hypervisor.status.iter().flat_map(|status| &status.domains);
+    match domains.into_iter().find(|domain| domain.uuid == uuid) {
+        Some(domain) => {
+            let (autostart, transient) = (false, false);
+            let (generation, start_time) = (None, None);
+            let state = domain.state;
+            let status = DomainStatus { name, uuid, epoch: 0, state, generation, start_time, autostart, transient };
+            (domain.clone(), Some(status))
+        }
+        None => (HostDomain { uuid, name, state: DomainState::Shutoff, mark: None, orphan: false }, None),
+    }
+}
+
+/// What the cluster has of pools, networks and disks, in the namespaces of these VirtualMachines.
+async fn inventory(
+    cluster: &Cluster,
+    hypervisor: &Hypervisor,
+    vms: impl Iterator<Item = &VirtualMachine>,
+) -> Result<Inventory, Error> {
+    let namespaces: BTreeSet<String> = vms.filter_map(|vm| vm.namespace()).collect();
+    let (mut own_networks, mut disks) = (Vec::new(), Vec::new());
+    for namespace in &namespaces {
+        own_networks.extend(cluster.list(cluster.api(namespace)).await?);
+        disks.extend(cluster.list(cluster.api(namespace)).await?);
+    }
+    let selected = hypervisor.status.iter().flat_map(|status| &status.pools).map(|pool| pool.name.clone());
+    let (pools, networks) = (cluster.list(cluster.all()).await?, cluster.list(cluster.all()).await?);
+    Ok(Inventory::new(&hypervisor.name_any(), selected, pools, networks, own_networks, disks))
+}
+
+/// Plans for all, tells what changes, and writes it.
+async fn finish(
+    cluster: &Cluster,
+    args: &ImportArgs,
+    hypervisor: &Hypervisor,
+    host: &HostFacts,
+    subjects: Vec<Subject>,
+    mut failures: Vec<Error>,
+    total: usize,
+) -> Result<(), Error> {
+    if subjects.is_empty() {
+        return outcome(failures, total);
+    }
+    let mut inventory = inventory(cluster, hypervisor, subjects.iter().map(|subject| &subject.vm)).await?;
+    let management = if args.manage { Management::Manage } else { Management::Observe };
+    let mut works = Vec::new();
+    for subject in subjects {
+        let mut attempt = inventory.clone();
+        match adopt(&subject.vm, management, &mut attempt) {
+            Ok(adoption) => {
+                inventory = attempt;
+                works.push(Work { subject, adoption });
+            }
+            Err(error) => failures.push(of_domain(&subject.domain, error)),
+        }
+    }
+    let (works, refused) = told(args, host, &inventory, works)?;
+    failures.extend(refused);
+    let (written, failed) = write_all(cluster, args, &inventory, &works).await?;
+    failures.extend(failed);
+    if let Some(format) = args.output
+        && !written.is_empty()
+    {
+        output::emit(&output::objects(written, false, format)?)?;
+    }
+    outcome(failures, total)
+}
+
+/// Tells what changes: on standard output, unless objects are printed there.
+fn told(
+    args: &ImportArgs,
+    host: &HostFacts,
+    inventory: &Inventory,
+    works: Vec<Work>,
+) -> Result<(Vec<Work>, Vec<Error>), Error> {
+    let (mut possible, mut refused) = (Vec::new(), Vec::new());
+    for work in works {
+        let (writes, adoption) = (writes(inventory, &work.adoption.objects)?, &work.adoption);
+        let (domain, orphan) = (work.subject.domain.name.as_str(), work.subject.domain.orphan);
+        let (node, observed, writes) = (args.node.as_str(), args.from.is_none(), writes.as_slice());
+        match preflight::text(&Preflight { node, domain, orphan, adoption, writes, host, observed }) {
+            Ok(text) if args.output.is_some() => eprint!("{text}"),
+            Ok(text) => output::emit(&text)?,
+            Err(error) => {
+                refused.push(of_domain(&work.subject.domain, error));
+                continue;
+            }
+        }
+        possible.push(work);
+    }
+    Ok((possible, refused))
+}
+
+fn writes<'a>(inventory: &Inventory, keys: impl IntoIterator<Item = &'a Key>) -> Result<Vec<Write>, Error> {
+    let writes = keys.into_iter().map(|key| inventory.write(key));
+    writes.collect::<Result<Vec<_>, _>>().map(|writes| writes.into_iter().flatten().collect())
+}
+
+/// Writes what several domains share, then each one's disks and VirtualMachine. Answers with the objects, as they can be
+/// applied again, and what failed for which domain.
+async fn write_all(
+    cluster: &Cluster,
+    args: &ImportArgs,
+    inventory: &Inventory,
+    works: &[Work],
+) -> Result<(Vec<Value>, Vec<Error>), Error> {
+    let keys: BTreeSet<&Key> = works.iter().flat_map(|work| &work.adoption.objects).collect();
+    let shared = writes(inventory, keys.into_iter().filter(|key| key.kind != Kind::Disk))?;
+    let done = shared.iter().map(|write| async move { (&write.key, write_one(cluster, args, write).await) });
+    let done: Vec<_> = stream::iter(done).buffered(AT_A_TIME).collect().await;
+    let mut failed: BTreeMap<&Key, Arc<Error>> = BTreeMap::new();
+    let mut written = Vec::new();
+    for (key, result) in done {
+        match result {
+            Ok(object) => written.push(object),
+            Err(error) => drop(failed.insert(key, Arc::new(error))),
+        }
+    }
+    let failed = &failed;
+    let each = works.iter().map(|work| async move {
+        let (mut objects, mut error) = (Vec::new(), None);
+        match work.adoption.objects.iter().find_map(|key| failed.get(key)) {
+            Some(cause) => error = Some(Arc::clone(cause)),
+            None => {
+                if let Err(cause) = write_domain(cluster, args, inventory, work, &mut objects).await {
+                    error = Some(Arc::new(cause));
+                }
+            }
+        }
+        (objects, error.map(|cause| work.failed(cause)))
+    });
+    let each: Vec<_> = stream::iter(each).buffered(AT_A_TIME).collect().await;
+    let mut failures = Vec::new();
+    for (objects, error) in each {
+        written.extend(objects);
+        failures.extend(error);
+    }
+    Ok((written, failures))
+}
+
+async fn write_domain(
+    cluster: &Cluster,
+    args: &ImportArgs,
+    inventory: &Inventory,
+    work: &Work,
+    written: &mut Vec<Value>,
+) -> Result<(), Error> {
+    for write in writes(inventory, work.adoption.objects.iter().filter(|key| key.kind == Kind::Disk))? {
+        written.push(write_one(cluster, args, &write).await?);
+    }
+    written.push(write_vm(cluster, args, work).await?);
+    Ok(())
+}
+
+/// Writes an object that stands for something of the host.
+async fn write_one(cluster: &Cluster, args: &ImportArgs, write: &Write) -> Result<Value, Error> {
+    let Write { key, change, object } = write;
+    let said = match (args.dry_run, change) {
+        (DryRun::Client, Change::Create) => "created".to_owned(),
+        (dry_run, Change::Create) => {
+            let said = cluster.create_or_same(key, object, dry_run == DryRun::Server).await;
+            said.map_err(|error| Error::For { what: key.to_string(), cause: error.into() })?.to_owned()
+        }
+        (dry_run, Change::Allow(namespaces)) => {
+            if dry_run != DryRun::Client {
+                let done = cluster.allow(key, object, dry_run == DryRun::Server).await;
+                done.map_err(|error| Error::For { what: key.to_string(), cause: error.into() })?;
+            }
+            format!("opened to the namespace {}", namespaces.join(", "))
+        }
+    };
+    say(args, &format!("{key} {said}"))?;
+    Ok(output::applicable(object))
+}
+
+async fn write_vm(cluster: &Cluster, args: &ImportArgs, work: &Work) -> Result<Value, Error> {
+    let vm = &work.adoption.vm;
+    let object = output::printable(vm)?;
+    let is_checked_only = args.dry_run == DryRun::Server;
+    if args.dry_run != DryRun::Client {
+        if work.subject.is_new {
+            let bare = VirtualMachine { status: None, ..vm.clone() };
+            observe(cluster, args, &bare).await?;
+        } else {
+            cluster.replace_spec(vm, is_checked_only).await?;
+        }
+    }
+    let does = if args.manage { "manages" } else { "observes" };
+    let word = if work.subject.is_new { "created" } else { "configured" };
+    let domain = &work.subject.domain.name;
+    say(args, &format!("{} {word}: {does} the domain {domain:?} of {}", output::name(&object), args.node))?;
+    Ok(output::applicable(&object))
+}
+
+fn say(args: &ImportArgs, text: &str) -> Result<(), Error> {
+    if args.output.is_some() {
+        return Ok(());
+    }
+    output::emit(&format!("{text}{}\n", suffix(args)))
+}
+
+#[cfg(test)]
+mod tests;

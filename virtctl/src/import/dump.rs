@@ -1,0 +1,185 @@
+//! A domain by its XML, as `virsh dumpxml` prints it, in the place of what an executor tells of it. Pure.
+
+use std::path::Path;
+
+use kubevmm_analyser::lower::{DiskLocation, HostFacts};
+use kubevmm_analyser::read::{DiskInfo, DiskSource, DomainInfo, read_domain};
+use kubevmm_analyser::spec::lift_to_spec;
+use kubevmm_analyser::{Error as DocumentError, Tree};
+use kubevmm_api::VirtualMachineStatus;
+use kubevmm_api::vm::{DiskStatus, HostVolume, InterfaceStatus};
+
+use super::inventory::Inventory;
+use crate::error::Error;
+
+/// A domain's XML.
+pub(crate) struct Dump {
+    tree: Tree,
+    info: DomainInfo,
+}
+
+/// Reads XML. `file` is what it is called in messages.
+///
+/// # Errors
+/// [`Error::Usage`] for what is no domain that could be defined.
+pub(crate) fn read(file: &str, xml: &[u8]) -> Result<Dump, Error> {
+    let wrong = |error: DocumentError| Error::Usage(format!("--from {file}: {error}"));
+    let tree = Tree::from_bytes(xml).map_err(wrong)?;
+    let info = read_domain(&tree.root.to_xml()).map_err(wrong)?;
+    if info.id.is_some() {
+        return Err(Error::Usage(format!(
+            "--from {file}: this is what libvirt has made of the domain for its present run: take what `virsh dumpxml \
+             --inactive` prints"
+        )));
+    }
+    Ok(Dump { tree, info })
+}
+
+impl Dump {
+    /// libvirt's name of the domain.
+    pub(crate) fn name(&self) -> &str {
+        &self.info.name
+    }
+
+    /// Its UUID.
+    pub(crate) fn uuid(&self) -> String {
+        self.info.uuid.to_string()
+    }
+
+    /// What an executor would tell of the domain, for a VirtualMachine of this name. Of its disks, those are volumes that lie
+    /// in a directory which a VirtualMachineStoragePool names, and those that name their pool.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] for a domain that cannot be said in a spec.
+    pub(crate) fn status(
+        &self,
+        vm: &str,
+        host: &HostFacts,
+        inventory: &Inventory,
+    ) -> Result<VirtualMachineStatus, Error> {
+        let is_volume = |location: &DiskLocation| volume(location, inventory).is_some();
+        let lifted = lift_to_spec(&self.tree, host, (vm, &self.uuid()), &is_volume)
+            .map_err(|error| Error::Refused(format!("its domain cannot be said in a spec: {error}")))?;
+        let (mut disks, links) = lifted.connections.to_status(&lifted.spec);
+        let mut others: Vec<&DiskInfo> = self.info.disks.iter().collect();
+        for (disk, on_host) in disks.iter_mut().zip(&lifted.connections.disks) {
+            disk.disk_name = None;
+            disk.volume = volume(&on_host.location, inventory);
+            if let Some(index) = others.iter().position(|other| is_at(other, &on_host.location)) {
+                disk.target.clone_from(&others.remove(index).target);
+            }
+        }
+        disks.extend(others.into_iter().map(other));
+        let interfaces = links.into_iter().zip(&lifted.spec.networks).map(|((name, link), nic)| InterfaceStatus {
+            name,
+            mac_address: nic.mac_address.clone(),
+            connected_to: Some(link),
+            ..Default::default()
+        });
+        let interfaces = interfaces.collect();
+        Ok(VirtualMachineStatus { effective: Some(lifted.spec), disks, interfaces, ..Default::default() })
+    }
+}
+
+fn volume(location: &DiskLocation, inventory: &Inventory) -> Option<HostVolume> {
+    match location {
+        DiskLocation::File(path) => {
+            let path = Path::new(path);
+            let mut pools = inventory.directories();
+            let (_, libvirt_pool) = pools.find(|(directory, _)| path.parent() == Some(Path::new(directory)))?;
+            Some(HostVolume { libvirt_pool, name: path.file_name()?.to_str()?.to_owned() })
+        }
+        DiskLocation::Block(_) => None,
+        DiskLocation::Volume { pool, volume } => Some(HostVolume { libvirt_pool: pool.clone(), name: volume.clone() }),
+    }
+}
+
+fn is_at(disk: &DiskInfo, location: &DiskLocation) -> bool {
+    match (&disk.source, location) {
+        (Some(DiskSource::File(path)), DiskLocation::File(other))
+        | (Some(DiskSource::Block(path)), DiskLocation::Block(other)) => path == other,
+        (Some(DiskSource::Volume { pool, volume }), DiskLocation::Volume { pool: of, volume: other }) => {
+            pool == of && volume == other
+        }
+        _ => false,
+    }
+}
+
+/// What an executor would tell of a disk that is no object.
+fn other(disk: &DiskInfo) -> DiskStatus {
+    let (kind, source) = match &disk.source {
+        None => (None, None),
+        Some(DiskSource::File(path)) => (Some("file"), Some(path.clone())),
+        Some(DiskSource::Block(path)) => (Some("block"), Some(path.clone())),
+        Some(DiskSource::Volume { pool, volume }) => (Some("volume"), Some(format!("{pool}/{volume}"))),
+        Some(DiskSource::Other(kind)) => (Some(kind.as_str()), None),
+    };
+    DiskStatus {
+        name: disk.target.clone(),
+        target: disk.target.clone(),
+        source,
+        kind: kind.map(ToOwned::to_owned),
+        format: disk.format.clone(),
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::inventory;
+    use kubevmm_analyser::spec::{Connections, host_facts};
+    use kubevmm_api::common::Accelerator;
+
+    const XML: &str = "<domain type='kvm'><name>Old Mail</name><uuid>0A000000-0000-4000-8000-000000000009</uuid>\
+        <memory unit='GiB'>1</memory><vcpu>2</vcpu><os><type arch='x86_64' machine='pc'>hvm</type></os><devices>\
+        <disk type='file' device='cdrom'><target dev='hda' bus='ide'/><readonly/></disk>\
+        <disk type='file'><driver name='qemu' type='raw'/><source file='/srv/loose.img'/><target dev='vda' bus='virtio'/></disk>\
+        <disk type='file'><driver name='qemu' type='qcow2'/><source file='/srv/fast/mail.qcow2'/>\
+        <target dev='vdb' bus='virtio'/></disk>\
+        <disk type='volume'><driver name='qemu' type='raw'/><source pool='lvm' volume='data'/><target dev='vdc' bus='virtio'/></disk>\
+        <disk type='network'><source protocol='rbd' name='a/b'/><target dev='vdd' bus='virtio'/></disk>\
+        <interface type='bridge'><mac address='52:54:00:00:00:09'/><source bridge='br0'/><model type='virtio'/></interface>\
+        </devices></domain>";
+
+    #[test]
+    fn a_dump_is_told_as_an_executor_would() {
+        let dump = read("a.xml", XML.as_bytes()).unwrap();
+        assert_eq!((dump.name(), dump.uuid().as_str()), ("Old Mail", "0a000000-0000-4000-8000-000000000009"));
+        let host = host_facts(Accelerator::KVM, "x86_64");
+        let status = dump.status("mail", &host, &inventory("h1")).unwrap();
+        let effective = status.effective.as_ref().unwrap();
+        assert_eq!((effective.cores, effective.memory.0.as_str()), (2, "1Gi"));
+        let disks: Vec<_> = effective.disks.iter().map(|disk| disk.disk_name.as_str()).collect();
+        assert_eq!(disks, ["mail-vdb", "mail-vdc"]);
+        let told: Vec<_> = status
+            .disks
+            .iter()
+            .map(|disk| {
+                let volume = disk.volume.as_ref().map(|it| format!("{}/{}", it.libvirt_pool, it.name));
+                format!("{} {} {}", disk.target, disk.kind.as_deref().unwrap_or("-"), volume.unwrap_or_default())
+            })
+            .collect();
+        assert_eq!(
+            told,
+            ["vdb file kubevmm.fast/mail.qcow2", "vdc volume lvm/data", "hda - ", "vda file ", "vdd network "]
+        );
+        let nic = &status.interfaces[0];
+        assert_eq!(nic.connected_to.as_ref().unwrap().bridge.as_deref(), Some("br0"));
+        assert!(Connections::of_status(&status).is_some());
+    }
+
+    #[test]
+    fn what_is_no_definition_is_wrong_usage() {
+        for (xml, said) in [
+            ("<domain", "XML, line 1"),
+            ("<network><name>a</name></network>", "domain"),
+            ("<domain id='3'><name>a</name><uuid>0a000000-0000-4000-8000-000000000009</uuid></domain>", "--inactive"),
+            ("<domain><name>a</name></domain>", "uuid"),
+        ] {
+            let error = read("a.xml", xml.as_bytes()).err().unwrap();
+            assert_eq!(error.exit_code(), 2, "{error}");
+            assert!(error.to_string().contains("--from a.xml") && error.to_string().contains(said), "{error}");
+        }
+    }
+}
