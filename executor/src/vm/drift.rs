@@ -42,7 +42,7 @@ impl Drift {
 /// Generation in the mark of a domain whose definition was not made by this project.
 pub(super) const TAKEN_OVER: i64 = 0;
 /// What a person reads of a value.
-const MAX_VALUE: usize = 40;
+const MAX_VALUE: usize = 64;
 
 fn prepared(mut root: Element, without_aliases: bool) -> Tree {
     for name in ["name", "uuid"] {
@@ -59,12 +59,11 @@ fn prepared(mut root: Element, without_aliases: bool) -> Tree {
 fn line(difference: &Difference) -> String {
     let value = |value: &Option<String>| match value.as_deref().map(str::trim) {
         None | Some("") => "nothing".to_owned(),
-        // Elements may hold what is nobody's business, and are long.
-        Some(value) if value.starts_with('<') => "an element".to_owned(),
-        Some(value) if value.chars().count() > MAX_VALUE => {
-            format!("{:?}…", value.chars().take(MAX_VALUE).collect::<String>())
+        Some(value) => {
+            let words = value.split_whitespace().collect::<Vec<_>>().join(" ");
+            let end = words.char_indices().nth(MAX_VALUE).map(|(end, _)| end);
+            end.map_or_else(|| words.clone(), |end| format!("{}…", &words[..end]))
         }
-        Some(value) => format!("{value:?}"),
     };
     format!("{}: {} instead of {}", difference.path, value(&difference.to), value(&difference.from))
 }
@@ -124,12 +123,12 @@ mod tests {
     fn a_change_is_named_with_both_values() {
         let larger = made().replace("1048576", "2097152");
         let found = drift(&larger, Some(&made()), 3);
-        assert_eq!(found.definition, ["memory: \"2097152\" instead of \"1048576\""]);
+        assert_eq!(found.definition, ["memory: 2097152 instead of 1048576"]);
         assert_eq!(found.running, [] as [&str; 0]);
         let other = made().replace("<source network='lan'/>", "<source network='dmz'/>");
         let found = drift(&made(), Some(&other), 3);
         assert_eq!((found.definition.len(), found.running.len()), (0, 1));
-        assert!(found.running[0].ends_with("source/@network: \"dmz\" instead of \"lan\""), "{found:?}");
+        assert!(found.running[0].ends_with("source/@network: dmz instead of lan"), "{found:?}");
         assert_eq!(drift(&larger, Some(&larger), 3).running, [] as [&str; 0], "told once");
     }
 

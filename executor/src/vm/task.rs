@@ -36,6 +36,9 @@ use crate::libvirt::GuestRequest;
 const MAX_STEPS: usize = 20;
 /// The pause before libvirt or the API server is asked again.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// libvirt tells nobody of a change by its calls for single settings (`virsh setmaxmem --config`, …): so often the domain
+/// is compared with what was made.
+const CHECK: Duration = Duration::from_secs(300);
 /// How long an end that was seen waits for the event that says why.
 const END_EVENT: Duration = Duration::from_millis(500);
 
@@ -109,6 +112,8 @@ pub(super) struct Task {
     pub(super) own: Own,
     pub(super) guest: Guest,
     pub(super) details_stale: bool,
+    /// When the domain was last read as a whole.
+    read_at: Option<Instant>,
     addresses: Schedule,
     asking: bool,
     /// The number of the run that is seen, to tell late answers.
@@ -137,6 +142,7 @@ impl Task {
             own: Own::default(),
             guest: Guest::default(),
             details_stale: false,
+            read_at: None,
             addresses: Schedule::default(),
             asking: false,
             run: 0,
@@ -329,9 +335,11 @@ impl Task {
     }
 
     async fn read_details(&mut self) {
-        if !self.details_stale || !matches!(self.seen, Some(Seen::Ours(_))) {
+        let due = self.check_at().is_some_and(|at| at <= Instant::now());
+        if !(self.details_stale || due) || !matches!(self.seen, Some(Seen::Ours(_))) {
             return;
         }
+        self.read_at = Some(Instant::now());
         match self.hands.domains.details(&self.identity).await {
             Ok(details) => {
                 self.details_stale = false;
@@ -340,6 +348,11 @@ impl Task {
             }
             Err(error) => tracing::warn!(%error, "cannot read the domain"),
         }
+    }
+
+    /// When the domain is to be read as a whole again, if nothing happens before.
+    fn check_at(&self) -> Option<Instant> {
+        matches!(self.seen, Some(Seen::Ours(_))).then(|| self.read_at.unwrap_or_else(Instant::now) + CHECK)
     }
 
     /// Where the domain is not what was made of the spec.
@@ -362,7 +375,7 @@ impl Task {
     /// Waits for the next thing to do. `false`: nobody needs this task any more.
     async fn wait(&mut self, until: Option<Instant>) -> bool {
         let now = Instant::now();
-        let times = [until, self.look_at, self.left, self.addresses_due(), self.writes.wait(now)];
+        let times = [until, self.look_at, self.left, self.addresses_due(), self.check_at(), self.writes.wait(now)];
         let wake = times.into_iter().flatten().min();
         let Some(inputs) = self.queue.wait(wake).await else { return false };
         inputs.into_iter().for_each(|input| self.take(input));
