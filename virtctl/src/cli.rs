@@ -71,9 +71,12 @@ pub(crate) enum Command {
     /// List the libvirt domains of the hosts: ours, observed ones, orphans and foreign ones
     #[command(after_help = DOMAINS_HELP)]
     Domains(DomainsArgs),
-    /// Show domains that a host has already as virtual machines: watched, and never changed
+    /// Make virtual machines of domains that a host has already: watched only, or taken over as they run
     #[command(after_help = IMPORT_HELP)]
     Import(ImportArgs),
+    /// Print the libvirt XML of a virtual machine, for `virsh define` on a host without this project
+    #[command(after_help = EXPORT_HELP)]
+    ExportXml(ExportArgs),
     /// Convert libvirt's XML to YAML and back, and compare domains; no cluster is asked
     #[command(subcommand, after_help = CONVERT_EXIT_CODES, disable_help_subcommand = true)]
     Convert(Convert),
@@ -102,14 +105,34 @@ Examples:
 
 const IMPORT_HELP: &str = "\
 Each domain becomes a VirtualMachine with spec.management Observe: its state, addresses and disks are shown, and
-nothing on the host is changed, neither now nor when the VirtualMachine is deleted. What is imported already is left
-as it is, so that the command can be run again. It takes the right to `import` of the Hypervisor (ClusterRole
-kubevmm-import).
+nothing on the host is changed, neither now nor when the VirtualMachine is deleted.
+
+With --manage, the domain is then taken over without a restart: its volumes, pools and networks become objects, and
+the spec says what the domain is already. What changes now and at its next start is told before; with --dry-run that
+is all. Volumes stay when the objects are deleted. `kubectl patch vm NAME --type merge -p
+'{\"spec\":{\"management\":\"Observe\"}}'` gives the domain back.
+
+What is done already is left as it is, so that the command can be run again. An orphan that is named is attached to a
+VirtualMachine again; --all leaves orphans. It takes the right to `import` of the Hypervisor (ClusterRole
+kubevmm-import), with --manage also to create pools and cluster networks, and to set spec.domain where the fields do
+not say all (ClusterRole kubevmm-domain).
 
 Examples:
   virtctl import --node host-1 win10 \"Mail Server\" -n shop
   virtctl import --node host-1 --all -n legacy
-  virtctl import --node host-1 --all --dry-run=client -o yaml";
+  virtctl import --node host-1 win10 -n legacy --manage --dry-run
+  virtctl import --node host-1 win10 -n legacy --manage
+  virtctl import --node host-1 --all -n legacy --manage --dry-run -o yaml > legacy.yaml
+  virsh dumpxml --inactive win10 | virtctl import --node host-1 --from - --dry-run -o yaml";
+
+const EXPORT_HELP: &str = "\
+It is the domain that the virtual machine was started with last; of one that is only observed, what its host has
+defined. The mark of this project is not in it. What must be copied, and what must be on the other host, is told on
+standard error.
+
+Examples:
+  virtctl export-xml web -n shop -o web.xml
+  virtctl export-xml web -n shop | ssh other-host virsh define /dev/stdin";
 
 const RUN_EXAMPLES: &str = "\
 Examples:
@@ -213,6 +236,16 @@ pub(crate) struct ImportArgs {
     /// Print the objects instead of what happened
     #[arg(short, long, value_name = "FORMAT")]
     pub(crate) output: Option<ObjectFormat>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// Name of the virtual machine
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// Write to this file instead of standard output
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) output: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -369,6 +402,10 @@ mod tests {
             "import --node h1",
             "import --all",
             "import --node h1 --all win10",
+            "import --node h1 --from f --all",
+            "import --node h1 --from f win10",
+            "export-xml",
+            "export-xml a b",
             "convert web.xml",
             "convert diff web.xml",
         ] {
@@ -388,6 +425,9 @@ mod tests {
             "completion bash",
             "domains --node h1 -o json",
             "import --node h1 win10 -n shop --dry-run -o yaml",
+            "import --node h1 --all --manage --timeout 30s --dry-run=server",
+            "import --node h1 --from - --manage -o json",
+            "export-xml web -n shop -o web.xml",
             "convert lift -o json - -d lifted",
             "convert diff --mode live web.xml -",
         ] {

@@ -317,7 +317,7 @@ pub(crate) fn typed(object: &DynamicObject) -> VirtualMachine {
 }
 
 /// The name in `NAME`, `vm/NAME` or `virtualmachine.kubevmm.io/NAME`, as `-o name` prints it.
-fn vm_name(text: &str) -> Result<&str, Error> {
+pub(crate) fn vm_name(text: &str) -> Result<&str, Error> {
     match text.split_once('/') {
         None => Ok(text),
         Some(("vm" | "virtualmachine" | "virtualmachines", name)) => Ok(name),

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use k8s_openapi::api::core::v1::Event;
 use k8s_openapi::jiff::Timestamp;
 use kubevmm_api::VirtualMachine;
-use kubevmm_api::condition::{self, PROVISIONED, READY, RESTART_REQUIRED};
+use kubevmm_api::condition::{self, PROVISIONED, READY, RESTART_REQUIRED, SYNCED};
 use kubevmm_api::effective;
-use kubevmm_api::vm::{DiskStatus, InterfaceStatus, VirtualMachineStatus};
+use kubevmm_api::vm::{DiskStatus, DriftPolicy, HostLink, InterfaceStatus, VirtualMachineStatus};
 
 use crate::error::one_line;
 use crate::goal;
@@ -88,6 +88,10 @@ fn state(out: &mut String, vm: &VirtualMachine, status: &VirtualMachineStatus, n
         field(out, "Management", "Observe: the domain is watched and never changed");
     } else {
         field(out, "Run strategy", &word(&vm.spec.run_strategy));
+        if let Some(existing) = &vm.spec.existing_domain {
+            field(out, "Management", &format!("Manage: a domain that was there before, of {}", existing.node_name));
+        }
+        drift(out, vm, status);
     }
     if let Some(c) = condition::find(&status.conditions, RESTART_REQUIRED).filter(|c| c.status == "True") {
         field(out, "Restart needed", &one_line(&c.message));
@@ -103,6 +107,17 @@ fn state(out: &mut String, vm: &VirtualMachine, status: &VirtualMachineStatus, n
     }
 }
 
+/// What somebody else has changed on the host.
+fn drift(out: &mut String, vm: &VirtualMachine, status: &VirtualMachineStatus) {
+    let Some(synced) = condition::find(&status.conditions, SYNCED).filter(|c| c.status == "False") else { return };
+    let policy = match vm.spec.drift_policy {
+        DriftPolicy::Report => "only reported",
+        DriftPolicy::Revert => "reverted",
+    };
+    let text = format!("{} ({}; {policy}: spec.driftPolicy)", one_line(&synced.message), synced.reason);
+    field(out, "Drift", &text);
+}
+
 fn placement(out: &mut String, vm: &VirtualMachine, status: &VirtualMachineStatus) {
     field(out, "Node", status.node_name.as_deref().unwrap_or(NONE));
     if let Some(placement) = &status.placement {
@@ -110,7 +125,10 @@ fn placement(out: &mut String, vm: &VirtualMachine, status: &VirtualMachineStatu
         field(out, "Placement", &format!("epoch {}{pod}", placement.epoch));
     }
     if let Some(domain) = &status.domain {
-        field(out, "Domain", &format!("{} ({}), {}", domain.name, word(&domain.state), domain.uuid));
+        let started = if domain.autostart { ", started by libvirt with the host" } else { "" };
+        let kept = if domain.transient { ", transient: gone when it stops" } else { "" };
+        let state = word(&domain.state);
+        field(out, "Domain", &format!("{} ({state}), {}{started}{kept}", domain.name, domain.uuid));
     }
     if let Some(class) = &vm.spec.class_name {
         field(out, "Class", class);
@@ -168,12 +186,12 @@ fn disks(out: &mut String, vm: &VirtualMachine, status: &VirtualMachineStatus, c
         .iter()
         .map(|disk| {
             let object = effective::disk_name(name, disk);
-            let target = status.disks.iter().find(|d| d.name == disk.name).map(|d| d.target.as_str());
-            let mut row = vec![disk.name.clone(), object.clone(), cell(target)];
+            let seen = status.disks.iter().find(|d| d.name == disk.name);
+            let mut row = vec![disk.name.clone(), object.clone(), cell(seen.map(|d| d.target.as_str()))];
             let found = catalog.disks.get(&(namespace.clone(), object));
             let Some(found) = found else {
                 let state = if catalog.disks_unknown { "unknown: cannot be read" } else { "no such object" };
-                row.extend([NONE, NONE, NONE, NONE, state].map(String::from));
+                row.extend([NONE, NONE, NONE, NONE, state, NONE].map(String::from));
                 return row;
             };
             let state = found.status.clone().unwrap_or_default();
@@ -190,17 +208,23 @@ fn disks(out: &mut String, vm: &VirtualMachine, status: &VirtualMachineStatus, c
                 cell(state.node_name.as_deref()),
                 source,
                 provisioned(&state.conditions),
+                cell(seen.and_then(|d| d.source.as_deref())),
             ]);
             row
         })
         .collect();
-    section(out, "Disks", &["NAME", "DISK", "TARGET", "SIZE", "POOL", "NODE", "SOURCE", "STATE"], &rows);
+    let headers = ["NAME", "DISK", "TARGET", "SIZE", "POOL", "NODE", "SOURCE", "STATE", "ON THE HOST"];
+    section(out, "Disks", &headers, &rows);
 }
 
 fn observed_disks(out: &mut String, status: &VirtualMachineStatus) {
-    let row = |disk: &DiskStatus| vec![disk.name.clone(), disk.target.clone(), cell(disk.source.as_deref())];
+    let row = |disk: &DiskStatus| {
+        let volume = disk.volume.as_ref().map(|volume| format!("{}/{}", volume.libvirt_pool, volume.name));
+        let (kind, format, source) = (disk.kind.as_deref(), disk.format.as_deref(), disk.source.as_deref());
+        vec![disk.name.clone(), disk.target.clone(), cell(kind), cell(format), cell(source), cell(volume.as_deref())]
+    };
     let rows: Vec<_> = status.disks.iter().map(row).collect();
-    section(out, "Disks", &["NAME", "TARGET", "SOURCE"], &rows);
+    section(out, "Disks", &["NAME", "TARGET", "TYPE", "FORMAT", "SOURCE", "VOLUME"], &rows);
 }
 
 fn provisioned(conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]) -> String {
@@ -226,6 +250,7 @@ fn interfaces(out: &mut String, vm: &VirtualMachine, status: &VirtualMachineStat
             vec![
                 nic.name.clone(),
                 network,
+                link(seen),
                 word(&nic.model),
                 cell(mac),
                 cell(addresses.as_deref()),
@@ -233,16 +258,33 @@ fn interfaces(out: &mut String, vm: &VirtualMachine, status: &VirtualMachineStat
             ]
         })
         .collect();
-    section(out, "Interfaces", &["NAME", "NETWORK", "MODEL", "MAC", "ADDRESSES", "KNOWN FROM"], &rows);
+    let headers = ["NAME", "NETWORK", "CONNECTED TO", "MODEL", "MAC", "ADDRESSES", "KNOWN FROM"];
+    section(out, "Interfaces", &headers, &rows);
+}
+
+/// What an interface is connected to on its host.
+fn link(seen: Option<&InterfaceStatus>) -> String {
+    match seen.and_then(|seen| seen.connected_to.as_ref()) {
+        Some(HostLink { libvirt_network: Some(network), .. }) => format!("libvirt network {network}"),
+        Some(HostLink { bridge: Some(bridge), .. }) => format!("bridge {bridge}"),
+        _ => NONE.into(),
+    }
 }
 
 fn observed_interfaces(out: &mut String, status: &VirtualMachineStatus) {
     let row = |nic: &InterfaceStatus| {
         let source = nic.source.map(|source| word(&source));
-        vec![nic.name.clone(), nic.mac_address.clone(), cell(Some(&nic.addresses.join(", "))), cell(source.as_deref())]
+        let addresses = nic.addresses.join(", ");
+        vec![
+            nic.name.clone(),
+            link(Some(nic)),
+            nic.mac_address.clone(),
+            cell(Some(&addresses)),
+            cell(source.as_deref()),
+        ]
     };
     let rows: Vec<_> = status.interfaces.iter().map(row).collect();
-    section(out, "Interfaces", &["NAME", "MAC", "ADDRESSES", "KNOWN FROM"], &rows);
+    section(out, "Interfaces", &["NAME", "CONNECTED TO", "MAC", "ADDRESSES", "KNOWN FROM"], &rows);
 }
 
 fn events(out: &mut String, subject: &Subject<'_>) {
@@ -310,6 +352,21 @@ mod tests {
         let vm = documents("observed.yaml").remove(0);
         let subject = Subject { vm: &vm, catalog: &catalog(), events: Ok(&[]), now: now() };
         golden("describe-observed.txt", &text(&subject));
+    }
+
+    #[test]
+    fn a_domain_that_somebody_else_has_changed() {
+        let mut vm = documents::<VirtualMachine>("observed.yaml").remove(1);
+        let observed = text(&Subject { vm: &vm, catalog: &catalog(), events: Ok(&[]), now: now() });
+        assert!(observed.contains("started by libvirt with the host, transient: gone when it stops"), "{observed}");
+        vm.spec.management = kubevmm_api::vm::Management::Manage;
+        let changed = "{type: Synced, status: 'False', reason: DomainChanged, message: 'memory: 2 became 3', \
+                       lastTransitionTime: '2026-05-01T10:00:00Z'}";
+        vm.status.as_mut().unwrap().conditions.push(serde_yaml_ng::from_str(changed).unwrap());
+        let text = text(&Subject { vm: &vm, catalog: &catalog(), events: Ok(&[]), now: now() });
+        assert!(text.contains("Management:       Manage: a domain that was there before, of h1\n"), "{text}");
+        let drift = "Drift:            memory: 2 became 3 (DomainChanged; only reported: spec.driftPolicy)\n";
+        assert!(text.contains(drift), "{text}");
     }
 
     #[test]

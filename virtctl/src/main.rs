@@ -1,7 +1,7 @@
 //! `virtctl`, which is also `kubectl virt`: the command line for virtual machines.
 //!
 //! Pure modules decide what is written ([`power`], [`manifest`], [`import`]), how far a VM is ([`goal`]) and what is printed
-//! ([`list`], [`describe`], [`domains`], [`reach`]); [`commands`] reads, writes and prints; [`cluster`] and [`wait`] talk to the API
+//! ([`list`], [`describe`], [`domains`], [`export`], [`reach`]); [`commands`] reads, writes and prints; [`cluster`] and [`wait`] talk to the API
 //! server.
 
 mod cli;
@@ -11,6 +11,7 @@ mod describe;
 mod domains;
 mod duration;
 mod error;
+mod export;
 mod goal;
 mod hardware;
 mod host;
@@ -85,6 +86,7 @@ async fn run(cli: &Cli) -> Result<ExitCode, Error> {
         Command::List(args) => commands::list::run(&cluster().await?, args).await,
         Command::Domains(args) => commands::domains::run(&cluster().await?, args).await,
         Command::Import(args) => commands::import::run(&cluster().await?, args).await,
+        Command::ExportXml(args) => commands::export::run(&cluster().await?, args).await,
         Command::Describe(args) => commands::describe::run(&cluster().await?, args).await,
         Command::Run(args) => commands::run::run(&cli.target, args).await,
         Command::Version(args) => commands::version::run(&cli.target, args).await,

@@ -192,7 +192,7 @@ mod tests {
             networks:
             - {name: net0, network: {kind: ClusterVirtualMachineNetwork, name: default}, macAddress: '52:54:00:00:00:06'}
             - {name: net1, network: {kind: ClusterVirtualMachineNetwork, name: lan}, model: e1000e, macAddress: '52:54:00:00:00:07'}
-            domain: {title: The database, devices: {disks: [{device: cdrom, type: file, target: {dev: sda, bus: sata}, source: {file: /iso/a.iso}, readonly: {}}]}}
+            domain: {title: The database, devices: {disks: [{device: cdrom, type: file, target: {dev: sdb, bus: sata}, source: {file: /iso/a.iso}, readonly: {}}]}}
             ",
         )
         .unwrap();

@@ -38,7 +38,8 @@ fn server(vms: Vec<Value>, answer: impl Fn(&str, &str) -> Option<(u16, String)> 
             return answer;
         }
         if method != "GET" {
-            let object = json!({"apiVersion": "kubevmm.io/v1beta1", "kind": "Any", "metadata": {"name": "a"}, "spec": {}});
+            let object =
+                json!({"apiVersion": "kubevmm.io/v1beta1", "kind": "Any", "metadata": {"name": "a"}, "spec": {}});
             return (200, object.to_string());
         }
         let resource = path.trim_start_matches(GROUP).trim_start_matches("/namespaces/legacy").trim_start_matches('/');
