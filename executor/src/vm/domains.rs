@@ -1,11 +1,12 @@
 //! What a VM's task does with libvirt.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use futures::future::BoxFuture;
-use kubevmm_analyser::Tree;
 use kubevmm_analyser::mark::{MARK_NAMESPACE, MARK_PREFIX, Mark};
 use kubevmm_analyser::read::{DiskSource, DomainInfo, read_domain};
+use kubevmm_analyser::{Element, Tree};
 use kubevmm_api::vm::{DomainState, HostVolume};
 use uuid::Uuid;
 
@@ -161,7 +162,17 @@ impl Domains for LibvirtDomains {
     }
 
     fn define<'a>(&'a self, identity: &'a Identity, xml: &'a str) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move { self.0.connection()?.define_domain(&identity.name, xml).await.map(drop) })
+        Box::pin(async move {
+            let connection = self.0.connection()?;
+            let there = if identity.existing { connection.lookup_domain(identity.uuid).await? } else { None };
+            let xml = match there {
+                Some(domain) => {
+                    Cow::Owned(with_passwords(xml, &domain.xml(XmlOptions { inactive: true, secure: true }).await?))
+                }
+                None => Cow::Borrowed(xml),
+            };
+            connection.define_domain(&identity.name, &xml).await.map(drop)
+        })
     }
 
     fn create<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, Result<()>> {
@@ -262,6 +273,26 @@ impl Reading for LibvirtDomains {
     ) -> BoxFuture<'a, Result<Vec<GuestInterface>>> {
         Box::pin(async move { self.domain(identity).await?.interface_addresses(source).await })
     }
+}
+
+/// The domain with the passwords of its displays: they are in no spec and no status, and a definition without them would
+/// take them away.
+fn with_passwords(xml: &str, secure: &str) -> String {
+    let (Ok(mut made), Ok(there)) = (Tree::from_xml(xml), Tree::from_xml(secure)) else { return xml.to_owned() };
+    let mut old: Vec<&Element> = there.root.all("devices").flat_map(|devices| devices.all("graphics")).collect();
+    for devices in made.root.elements_mut().filter(|element| element.name() == "devices") {
+        for display in devices.elements_mut().filter(|element| element.name() == "graphics") {
+            let kind = display.attribute("type").map(str::to_owned);
+            let Some(at) = old.iter().position(|it| it.attribute("type").map(str::to_owned) == kind) else { continue };
+            let known = old.remove(at);
+            for attribute in ["passwd", "passwdValidTo", "connected"] {
+                if let (None, Some(value)) = (display.attribute(attribute), known.attribute(attribute)) {
+                    display.set_attribute(attribute, value);
+                }
+            }
+        }
+    }
+    made.to_xml()
 }
 
 async fn look(connection: &Connection, identity: &Identity) -> Result<Seen> {
@@ -375,6 +406,22 @@ mod tests {
         assert_eq!(connected.targets, BTreeMap::from([("ua-disk-root".into(), "vda".into())]));
         assert!(!details(&xml("disconnected")).agent_connected);
         assert_eq!(details("no xml").targets, BTreeMap::new());
+    }
+
+    #[test]
+    fn the_password_of_a_display_outlives_a_new_definition() {
+        let domain = |displays: &str| format!("<domain type='kvm'><devices>{displays}</devices></domain>");
+        let there = domain(
+            "<graphics type='spice' passwd='a'/><graphics type='vnc' passwd='b' passwdValidTo='2030-01-01T00:00:00'/>",
+        );
+        let made = with_passwords(&domain("<graphics type='vnc' port='-1'/><graphics type='sdl'/>"), &there);
+        assert!(
+            made.contains("<graphics type='vnc' port='-1' passwd='b' passwdValidTo='2030-01-01T00:00:00'/>"),
+            "{made}"
+        );
+        assert!(!made.contains("passwd='a'"), "{made}");
+        let chosen = domain("<graphics type='vnc' passwd='mine'/>");
+        assert!(with_passwords(&chosen, &there).contains("passwd='mine'"));
     }
 
     #[test]

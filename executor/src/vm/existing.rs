@@ -2,8 +2,8 @@
 
 use kubevmm_analyser::Tree;
 use kubevmm_analyser::lower::DiskLocation;
-use kubevmm_analyser::read::{DiskInfo, DiskSource, read_domain};
-use kubevmm_analyser::spec::{LiftedSpec, host_facts, lift_to_spec};
+use kubevmm_analyser::read::read_domain;
+use kubevmm_analyser::spec::{host_facts, lift_to_spec};
 use kubevmm_api::VirtualMachine;
 use kubevmm_api::effective::EffectiveSpec;
 use kubevmm_api::vm::{DiskStatus, HostLink, HostVolume};
@@ -36,45 +36,17 @@ pub(super) fn lift(cluster: &dyn Cluster, vm: &VirtualMachine, observed: &Observ
     let is_volume = |location: &DiskLocation| volume(location).is_some();
     let lifted = Tree::from_xml(&observed.definition)
         .and_then(|tree| lift_to_spec(&tree, &host_facts(accelerator, &arch), (name, uid), &is_volume));
-    let LiftedSpec { spec, connections, .. } = lifted.map_err(|error| {
+    let lifted = lifted.map_err(|error| {
         let message = format!("the domain {} cannot be said in a VirtualMachine: {error}", observed.info.name);
         NotYet::on_change("NotLiftable", message)
     })?;
-    check_size(&spec).map_err(|why| NotYet { reason: "NotLiftable", ..why })?;
-    let (mut disks, links) = connections.to_status(&spec);
-    let mut others: Vec<_> = read_domain(&observed.definition)
-        .map(|domain| domain.disks)
-        .unwrap_or_default()
-        .iter()
-        .map(status_of)
-        .collect();
-    for (status, disk) in disks.iter_mut().zip(&connections.disks) {
-        if let Some(at) = others.iter().position(|it| it.kind == status.kind && it.source == status.source) {
-            status.target = others.remove(at).target;
-        }
-        status.disk_name = None;
-        status.volume = volume(&disk.location);
-    }
-    disks.extend(others);
-    Ok(Lifted { spec, disks, links })
-}
-
-fn status_of(disk: &DiskInfo) -> DiskStatus {
-    let (kind, source) = match &disk.source {
-        None => (None, None),
-        Some(DiskSource::File(path)) => (Some("file"), Some(path.clone())),
-        Some(DiskSource::Block(path)) => (Some("block"), Some(path.clone())),
-        Some(DiskSource::Volume { pool, volume }) => (Some("volume"), Some(format!("{pool}/{volume}"))),
-        Some(DiskSource::Other(kind)) => (Some(kind.as_str()), None),
+    check_size(&lifted.spec).map_err(|why| NotYet { reason: "NotLiftable", ..why })?;
+    let disks = match read_domain(&observed.definition) {
+        Ok(domain) => lifted.disks(&domain, &volume),
+        Err(_) => lifted.disks(&observed.info, &volume),
     };
-    DiskStatus {
-        name: disk.target.clone(),
-        target: disk.target.clone(),
-        source,
-        kind: kind.map(str::to_owned),
-        format: disk.format.clone(),
-        ..Default::default()
-    }
+    let (_, links) = lifted.connections.to_status(&lifted.spec);
+    Ok(Lifted { spec: lifted.spec, disks, links })
 }
 
 /// Names disks and networks as the spec does that the VM has now: the domain is connected to them already.

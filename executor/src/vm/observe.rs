@@ -335,7 +335,12 @@ fn linked(interfaces: &[InterfaceStatus], lifted: Option<&Lifted>) -> Vec<Interf
         ..interfaces.iter().find(|nic| is(nic, &network.mac_address)).cloned().unwrap_or_default()
     });
     let others = interfaces.iter().filter(|nic| !lifted.spec.networks.iter().any(|it| is(nic, &it.mac_address)));
-    distinct(known.chain(others.cloned()), |nic| nic.name.clone())
+    // libvirt counts all of them, a spec those that it can say.
+    let others = others.map(|nic| match lifted.spec.networks.iter().any(|known| known.name == nic.name) {
+        true => InterfaceStatus { name: format!("{}-{}", nic.name, nic.mac_address.replace(':', "")), ..nic.clone() },
+        false => nic.clone(),
+    });
+    distinct(known.chain(others), |nic| nic.name.clone())
 }
 
 /// The first of each name: a list of the API has no key twice.
