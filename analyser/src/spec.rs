@@ -12,6 +12,7 @@ use crate::lower::{
     Accelerator, CpuInput, CpuModel, DiskBus, DiskDevice, DiskLocation, Firmware, Format, HostFacts, Identity, Machine,
     NicSource, Typed, TypedDisk, TypedNic, disk_alias, lower_typed, nic_alias,
 };
+use crate::read::{DiskInfo, DiskSource, DomainInfo};
 use crate::tree::{Element, Tree};
 use crate::value::Value;
 
@@ -234,6 +235,47 @@ pub struct LiftedSpec {
     pub spec: EffectiveSpec,
     /// Disks and NICs, in the order of the spec.
     pub connections: Connections,
+}
+
+impl LiftedSpec {
+    /// The domain's disks, for the status of a VM: first those of the spec, of which `volume` says which volume they are.
+    /// `domain` is what was lifted.
+    pub fn disks(
+        &self,
+        domain: &DomainInfo,
+        volume: &dyn Fn(&DiskLocation) -> Option<vm::HostVolume>,
+    ) -> Vec<DiskStatus> {
+        let mut others: Vec<DiskStatus> = domain.disks.iter().map(status_of_read).collect();
+        let (mut disks, _) = self.connections.to_status(&self.spec);
+        for (disk, on_host) in disks.iter_mut().zip(&self.connections.disks) {
+            if let Some(at) = others.iter().position(|it| it.kind == disk.kind && it.source == disk.source) {
+                disk.target = others.remove(at).target;
+            }
+            // It has no object yet.
+            disk.disk_name = None;
+            disk.volume = volume(&on_host.location);
+        }
+        disks.extend(others);
+        disks
+    }
+}
+
+fn status_of_read(disk: &DiskInfo) -> DiskStatus {
+    let (kind, source) = match &disk.source {
+        None => (None, None),
+        Some(DiskSource::File(path)) => (Some("file"), Some(path.clone())),
+        Some(DiskSource::Block(path)) => (Some("block"), Some(path.clone())),
+        Some(DiskSource::Volume { pool, volume }) => (Some("volume"), Some(format!("{pool}/{volume}"))),
+        Some(DiskSource::Other(kind)) => (Some(kind.as_str()), None),
+    };
+    DiskStatus {
+        name: disk.target.clone(),
+        target: disk.target.clone(),
+        source,
+        kind: kind.map(str::to_owned),
+        format: disk.format.clone(),
+        ..Default::default()
+    }
 }
 
 /// Lifts a domain for the VM `vm_name` with the uid `vm_uid`. `is_volume` says which disks can be VirtualMachineDisks; the

@@ -145,7 +145,8 @@ pub(super) async fn run_from(
     };
     let inventory = inventory(cluster, hypervisor, std::iter::once(&vm)).await?;
     let mut status = dump.status(&vm.name_any(), &host, &inventory).map_err(|error| of_domain(domain, error))?;
-    status.domain = state;
+    // Who observes it already knows more of it.
+    status.domain = vm.status.and_then(|status| status.domain).or(state);
     vm.status = Some(status);
     let subject = Subject { domain: (*domain).clone(), vm, is_new };
     finish(cluster, args, hypervisor, &host, vec![subject], Vec::new(), 1).await
@@ -356,7 +357,12 @@ async fn write_vm(cluster: &Cluster, args: &ImportArgs, work: &Work) -> Result<V
     let word = if work.subject.is_new { "created" } else { "configured" };
     let domain = &work.subject.domain.name;
     say(args, &format!("{} {word}: {does} the domain {domain:?} of {}", output::name(&object), args.node))?;
-    Ok(output::applicable(&object))
+    let mut object = output::applicable(&object);
+    if args.manage {
+        // The default must be said where it is applied to an object that says Observe.
+        object["spec"]["management"] = "Manage".into();
+    }
+    Ok(object)
 }
 
 fn say(args: &ImportArgs, text: &str) -> Result<(), Error> {

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use kubevmm_analyser::lower::{DiskLocation, HostFacts};
-use kubevmm_analyser::read::{DiskInfo, DiskSource, DomainInfo, read_domain};
+use kubevmm_analyser::read::{DomainInfo, read_domain};
 use kubevmm_analyser::spec::lift_to_spec;
 use kubevmm_analyser::{Error as DocumentError, Tree};
 use kubevmm_api::VirtualMachineStatus;
-use kubevmm_api::vm::{DiskStatus, HostVolume, InterfaceStatus};
+use kubevmm_api::vm::{HostVolume, InterfaceStatus};
 
 use super::inventory::Inventory;
 use crate::error::Error;
@@ -60,16 +60,8 @@ impl Dump {
         let is_volume = |location: &DiskLocation| volume(location, inventory).is_some();
         let lifted = lift_to_spec(&self.tree, host, (vm, &self.uuid()), &is_volume)
             .map_err(|error| Error::Refused(format!("its domain cannot be said in a spec: {error}")))?;
-        let (mut disks, links) = lifted.connections.to_status(&lifted.spec);
-        let mut others: Vec<&DiskInfo> = self.info.disks.iter().collect();
-        for (disk, on_host) in disks.iter_mut().zip(&lifted.connections.disks) {
-            disk.disk_name = None;
-            disk.volume = volume(&on_host.location, inventory);
-            if let Some(index) = others.iter().position(|other| is_at(other, &on_host.location)) {
-                disk.target.clone_from(&others.remove(index).target);
-            }
-        }
-        disks.extend(others.into_iter().map(other));
+        let disks = lifted.disks(&self.info, &|location| volume(location, inventory));
+        let (_, links) = lifted.connections.to_status(&lifted.spec);
         let interfaces = links.into_iter().zip(&lifted.spec.networks).map(|((name, link), nic)| InterfaceStatus {
             name,
             mac_address: nic.mac_address.clone(),
@@ -91,36 +83,6 @@ fn volume(location: &DiskLocation, inventory: &Inventory) -> Option<HostVolume> 
         }
         DiskLocation::Block(_) => None,
         DiskLocation::Volume { pool, volume } => Some(HostVolume { libvirt_pool: pool.clone(), name: volume.clone() }),
-    }
-}
-
-fn is_at(disk: &DiskInfo, location: &DiskLocation) -> bool {
-    match (&disk.source, location) {
-        (Some(DiskSource::File(path)), DiskLocation::File(other))
-        | (Some(DiskSource::Block(path)), DiskLocation::Block(other)) => path == other,
-        (Some(DiskSource::Volume { pool, volume }), DiskLocation::Volume { pool: of, volume: other }) => {
-            pool == of && volume == other
-        }
-        _ => false,
-    }
-}
-
-/// What an executor would tell of a disk that is no object.
-fn other(disk: &DiskInfo) -> DiskStatus {
-    let (kind, source) = match &disk.source {
-        None => (None, None),
-        Some(DiskSource::File(path)) => (Some("file"), Some(path.clone())),
-        Some(DiskSource::Block(path)) => (Some("block"), Some(path.clone())),
-        Some(DiskSource::Volume { pool, volume }) => (Some("volume"), Some(format!("{pool}/{volume}"))),
-        Some(DiskSource::Other(kind)) => (Some(kind.as_str()), None),
-    };
-    DiskStatus {
-        name: disk.target.clone(),
-        target: disk.target.clone(),
-        source,
-        kind: kind.map(ToOwned::to_owned),
-        format: disk.format.clone(),
-        ..Default::default()
     }
 }
 

@@ -115,6 +115,21 @@ async fn a_dry_run_writes_nothing() {
 }
 
 #[tokio::test]
+async fn what_is_printed_can_be_applied_over_what_observes() {
+    let vm: VirtualMachine = documents("observed.yaml").remove(1);
+    let adoption = adopt(&vm, Management::Manage, &mut crate::testing::inventory("h1")).unwrap();
+    let domain = serde_json::from_value(hypervisor(&[self::vm(0)])["status"]["domains"][0].clone()).unwrap();
+    let work = Work { subject: Subject { domain, vm, is_new: false }, adoption };
+    let server = server(vec![], |_, _| None);
+    let line = ["virtctl", "import", "--node", "h1", "db", "--manage", "--dry-run", "-o", "yaml"];
+    let Command::Import(args) = Cli::parse_from(line).command else { panic!("import") };
+    let printed = write_vm(&server.cluster("legacy"), &args, &work).await.unwrap();
+    assert_eq!(printed["spec"]["management"], "Manage", "left out, Observe would stay");
+    assert!(printed.get("status").is_none() && printed["metadata"].get("uid").is_none());
+    assert_eq!(server.requests(), [""; 0]);
+}
+
+#[tokio::test]
 async fn what_nobody_observes_has_no_dry_run() {
     let server = server(vec![vm(0)], |method, path| {
         let is_list = method == "GET" && path.contains("virtualmachines?");
