@@ -104,18 +104,19 @@ Examples:
   virtctl domains --node host-1 -o json";
 
 const IMPORT_HELP: &str = "\
-Each domain becomes a VirtualMachine with spec.management Observe: its state, addresses and disks are shown, and
+Each domain becomes a VirtualMachine with spec.management Observe: its state, addresses and disks are shown, and \
 nothing on the host is changed, neither now nor when the VirtualMachine is deleted.
 
-With --manage, the domain is then taken over without a restart: its volumes, pools and networks become objects, and
-the spec says what the domain is already. What changes now and at its next start is told before; with --dry-run that
-is all. Volumes stay when the objects are deleted. `kubectl patch vm NAME --type merge -p
-'{\"spec\":{\"management\":\"Observe\"}}'` gives the domain back.
+With --manage, the domain is then taken over without a restart: its volumes, pools and networks become objects, and \
+the spec says what the domain is already. What changes now and at its next start is told before; with --dry-run that \
+is all. Volumes stay when the objects are deleted. To give the domain back:
+  kubectl patch vm NAME --type merge -p '{\"spec\":{\"management\":\"Observe\"}}'
 
-What is done already is left as it is, so that the command can be run again. An orphan that is named is attached to a
-VirtualMachine again; --all leaves orphans. It takes the right to `import` of the Hypervisor (ClusterRole
-kubevmm-import), with --manage also to create pools and cluster networks, and to set spec.domain where the fields do
-not say all (ClusterRole kubevmm-domain).
+What is done already is left as it is, so that the command can be run again. An orphan that is named is attached to a \
+VirtualMachine again; --all leaves orphans.
+
+It takes the right to `import` of the Hypervisor (ClusterRole kubevmm-import); with --manage also to create pools and \
+cluster networks that are missing, and to set spec.domain where the fields do not say all (ClusterRole kubevmm-domain).
 
 Examples:
   virtctl import --node host-1 win10 \"Mail Server\" -n shop
@@ -126,8 +127,8 @@ Examples:
   virsh dumpxml --inactive win10 | virtctl import --node host-1 --from - --dry-run -o yaml";
 
 const EXPORT_HELP: &str = "\
-It is the domain that the virtual machine was started with last; of one that is only observed, what its host has
-defined. The mark of this project is not in it. What must be copied, and what must be on the other host, is told on
+It is the domain that the virtual machine was started with last; of one that is only observed, what its host has \
+defined. The mark of this project is not in it. What must be copied, and what must be on the other host, is told on \
 standard error.
 
 Examples:

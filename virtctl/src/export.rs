@@ -38,7 +38,7 @@ pub(crate) fn export(vm: &VirtualMachine, host: &HostFacts) -> Result<Export, Er
     let domain = lower_spec(&spec, host, &connections, &identity)
         .map_err(|error| Error::Refused(format!("virtual machine {:?}: {error}", vm.name_any())))?;
     let domain = without_aliases(&domain, &aliases(&spec));
-    let notes = [notes(&spec, &status), firmware_notes(&domain, &spec.uuid)].concat();
+    let notes = [notes(&spec, &status), kept_notes(&domain, &spec.uuid)].concat();
     Ok(Export { xml: Tree::new(domain).into_canonical().to_xml(), notes })
 }
 
@@ -125,14 +125,17 @@ fn notes(spec: &EffectiveSpec, status: &VirtualMachineStatus) -> Vec<String> {
     notes
 }
 
-/// What libvirt keeps of a domain beside its disks.
-fn firmware_notes(domain: &Element, uuid: &str) -> Vec<String> {
+/// What libvirt keeps of a domain beside its XML and its disks.
+fn kept_notes(domain: &Element, uuid: &str) -> Vec<String> {
     let nvram = domain.text_at(&["os", "nvram"]).filter(|path| !path.is_empty());
     let nvram = nvram.map(|path| format!("copy the variables of its UEFI: {path}"));
     let mut tpms = domain.all("devices").flat_map(|devices| devices.all("tpm"));
     let is_emulated = tpms.any(|tpm| tpm.find("backend").and_then(|it| it.attribute("type")) == Some("emulator"));
     let tpm = is_emulated.then(|| format!("copy the state of its TPM: /var/lib/libvirt/swtpm/{uuid}"));
-    nvram.into_iter().chain(tpm).collect()
+    let mut displays = domain.all("devices").flat_map(|devices| devices.all("graphics"));
+    let has_password = displays.any(|display| matches!(display.attribute("type"), Some("vnc" | "spice")));
+    let password = has_password.then(|| "the passwords of its displays, if it has any, are not in it".to_owned());
+    nvram.into_iter().chain(tpm).chain(password).collect()
 }
 
 #[cfg(test)]
@@ -189,13 +192,17 @@ mod tests {
 
     #[test]
     fn firmware_and_tpm_have_files_of_their_own() {
-        let xml = "<domain><os><nvram>/nvram/db.fd</nvram></os><devices><tpm><backend type='emulator'/></tpm></devices></domain>";
-        let notes = firmware_notes(&Tree::from_xml(xml).unwrap().root, "u");
+        let xml = "<domain><os><nvram>/nvram/db.fd</nvram></os><devices><tpm><backend type='emulator'/></tpm><graphics type='vnc'/></devices></domain>";
+        let notes = kept_notes(&Tree::from_xml(xml).unwrap().root, "u");
         assert_eq!(
             notes,
-            ["copy the variables of its UEFI: /nvram/db.fd", "copy the state of its TPM: /var/lib/libvirt/swtpm/u"]
+            [
+                "copy the variables of its UEFI: /nvram/db.fd",
+                "copy the state of its TPM: /var/lib/libvirt/swtpm/u",
+                "the passwords of its displays, if it has any, are not in it",
+            ]
         );
-        assert_eq!(firmware_notes(&Element::new("domain"), "u"), [""; 0]);
+        assert_eq!(kept_notes(&Element::new("domain"), "u"), [""; 0]);
     }
 
     #[test]

@@ -51,11 +51,7 @@ pub(crate) fn progress(goal: &Goal, vm: &VirtualMachine) -> Progress {
         return Progress::Failed("it is being deleted".into());
     }
     if goal.state == State::Known {
-        let current = status.observed_generation.unwrap_or(0) >= goal.generation;
-        return match current && (status.effective.is_some() || not_liftable(status).is_some()) {
-            true => Progress::Reached,
-            false => Progress::Waiting(unless_obstructed(vm, "what its domain is made of is not told yet")),
-        };
+        return known(goal, vm, status);
     }
     if let Some(id) = &goal.request {
         let last = status.last_power_request.as_ref();
@@ -103,6 +99,16 @@ pub(crate) fn progress(goal: &Goal, vm: &VirtualMachine) -> Progress {
         State::Stopped if !active && !matches!(ready, Some("True" | "Unknown")) => Progress::Reached,
         State::Stopped if active => Progress::Waiting(unless_obstructed(vm, "the guest has not ended yet")),
         _ => Progress::Waiting(why(vm)),
+    }
+}
+
+fn known(goal: &Goal, vm: &VirtualMachine, status: &VirtualMachineStatus) -> Progress {
+    let is_current = status.observed_generation.unwrap_or(0) >= goal.generation;
+    let missing = condition::find(&status.conditions, READY).filter(|ready| ready.reason == "DomainMissing");
+    match missing {
+        Some(ready) if is_current => Progress::Failed(ready.message.clone()),
+        _ if is_current && (status.effective.is_some() || not_liftable(status).is_some()) => Progress::Reached,
+        _ => Progress::Waiting(unless_obstructed(vm, "what its domain is made of is not told yet")),
     }
 }
 
@@ -176,7 +182,7 @@ mod tests {
 
     #[test]
     fn how_far_it_is() {
-        use State::{Reachable, Running, Stopped};
+        use State::{Known, Reachable, Running, Stopped};
         let up = [condition("Ready", "True", "Running", "")];
         let down = [condition("Ready", "False", "Stopped", "")];
         let lost = [condition("Ready", "Unknown", "HostLost", "")];
@@ -184,6 +190,10 @@ mod tests {
         let off = ", domain: {name: a, uuid: b, epoch: 1, state: Shutoff}";
         let address = ", interfaces: [{name: lan, macAddress: x, addresses: [10.0.0.2]}]";
         let nic = "{networks: [{name: lan}]}";
+        let observe = "{runStrategy: Manual, management: Observe, existingDomain: {nodeName: h, uuid: u}}";
+        let lifted = ", effective: {cores: 1, memory: 1Gi, machine: q35, firmware: bios, uuid: u}";
+        let odd = [condition("Synced", "Unknown", "NotLiftable", "odd")];
+        let gone = [condition("Ready", "False", "DomainMissing", "not there")];
         for (state, spec, seen, expected) in [
             (Running, "{}", status(2, &up, domain), "reached"),
             (Running, "{}", status(1, &up, domain), "waiting"),
@@ -198,6 +208,11 @@ mod tests {
             (Stopped, "{runStrategy: Halted}", status(1, &down, ""), "waiting"),
             (Stopped, "{runStrategy: Halted}", status(2, &lost, off), "waiting"),
             (Stopped, "{}", status(2, &up, domain), "failed"),
+            (Known, observe, status(2, &up, lifted), "reached"),
+            (Known, observe, status(1, &up, lifted), "waiting"),
+            (Known, observe, status(2, &up, domain), "waiting"),
+            (Known, observe, status(2, &odd, ""), "reached"),
+            (Known, observe, status(2, &gone, ""), "failed"),
         ] {
             let goal = Goal { state, generation: 2, request: None };
             assert_eq!(kind(&goal, &vm(spec, &seen)), expected, "{state:?} {spec} {seen}");

@@ -5,7 +5,7 @@ use std::path::Path;
 use kubevmm_analyser::lower::{DiskLocation, HostFacts};
 use kubevmm_analyser::read::{DomainInfo, read_domain};
 use kubevmm_analyser::spec::lift_to_spec;
-use kubevmm_analyser::{Error as DocumentError, Tree};
+use kubevmm_analyser::{Element, Error as DocumentError, Tree};
 use kubevmm_api::VirtualMachineStatus;
 use kubevmm_api::vm::{HostVolume, InterfaceStatus};
 
@@ -32,7 +32,18 @@ pub(crate) fn read(file: &str, xml: &[u8]) -> Result<Dump, Error> {
              --inactive` prints"
         )));
     }
+    if has_passwords(&tree.root) {
+        return Err(Error::Usage(format!(
+            "--from {file}: the passwords of its displays would be in the VirtualMachine, for all who may read it: take what \
+             `virsh dumpxml --inactive` prints without --security-info"
+        )));
+    }
     Ok(Dump { tree, info })
+}
+
+fn has_passwords(domain: &Element) -> bool {
+    let mut displays = domain.all("devices").flat_map(|devices| devices.all("graphics"));
+    displays.any(|display| display.attribute("passwd").is_some())
 }
 
 impl Dump {
@@ -138,6 +149,11 @@ mod tests {
             ("<network><name>a</name></network>", "domain"),
             ("<domain id='3'><name>a</name><uuid>0a000000-0000-4000-8000-000000000009</uuid></domain>", "--inactive"),
             ("<domain><name>a</name></domain>", "uuid"),
+            (
+                "<domain><name>a</name><uuid>0a000000-0000-4000-8000-000000000009</uuid><devices>\
+                 <graphics type='vnc' passwd='secret'/></devices></domain>",
+                "--security-info",
+            ),
         ] {
             let error = read("a.xml", xml.as_bytes()).err().unwrap();
             assert_eq!(error.exit_code(), 2, "{error}");

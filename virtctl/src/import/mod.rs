@@ -94,10 +94,13 @@ pub(crate) fn plan(node: &str, namespace: &str, domains: &[&HostDomain], there: 
             };
         }
         let before = domain.mark.as_ref().filter(|mark| mark.namespace == namespace).map(|mark| mark.name.clone());
-        let is_free = |name: &String| !name.is_empty() && !taken.contains(name);
-        let name = before.filter(is_free).or_else(|| Some(label(&domain.name)).filter(is_free));
-        let name =
-            name.unwrap_or_else(|| names::fit(&format!("{}-{}", label_or(&domain.name, "domain"), &domain.uuid)));
+        let (base, uuid) = (label_or(&domain.name, "domain"), domain.uuid.as_str());
+        let told_apart = [base.clone(), format!("{base}-{uuid}"), format!("{base}-{}-{uuid}", label(node))];
+        let by_uuid = usize::from(label(&domain.name).is_empty());
+        let mut candidates =
+            before.into_iter().chain(told_apart.into_iter().skip(by_uuid)).map(|name| names::fit(&name));
+        // What is taken nevertheless, the API server says.
+        let name = candidates.find(|name| !taken.contains(name)).unwrap_or(base);
         taken.insert(name.clone());
         Plan::Create(Box::new(vm(&name, namespace, node, domain)))
     };
@@ -237,6 +240,13 @@ mod tests {
             names(&plan("h2", "shop", &[&first], &there)),
             ["web-0a000000-0000-4000-8000-000000000001"],
             "another host's"
+        );
+        let Plan::Create(second) = plan("h2", "shop", &[&first], &there).remove(0) else { panic!() };
+        let [there] = there;
+        assert_eq!(
+            names(&plan("h3", "shop", &[&first], &[there, *second])),
+            ["web-h3-0a000000-0000-4000-8000-000000000001"],
+            "the same name and UUID on a third"
         );
     }
 
