@@ -116,6 +116,11 @@ impl Inventory {
             Ok(Event::Domain { domain, event: DomainEvent::Lifecycle(kind) }) if changes_inventory(*kind) => {
                 self.to_look_at.insert(domain.uuid);
             }
+            Ok(Event::Domain { domain, event: DomainEvent::MetadataChange { namespace } })
+                if namespace.as_deref() == Some(MARK_NAMESPACE) =>
+            {
+                self.to_look_at.insert(domain.uuid);
+            }
             Ok(_) => {}
         }
     }

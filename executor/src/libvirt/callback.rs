@@ -50,6 +50,7 @@ pub(super) unsafe fn register(conn: sys::virConnectPtr, events: &EventSender) ->
             (sys::VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, transmute::<*const (), Domain>(on_job_completed as *const ())),
             (sys::VIR_DOMAIN_EVENT_ID_TRAY_CHANGE, transmute::<*const (), Domain>(on_tray_change as *const ())),
             (sys::VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE, transmute::<*const (), Domain>(on_balloon_change as *const ())),
+            (sys::VIR_DOMAIN_EVENT_ID_METADATA_CHANGE, transmute::<*const (), Domain>(on_metadata_change as *const ())),
             (sys::VIR_DOMAIN_EVENT_ID_BLOCK_THRESHOLD, transmute::<*const (), Domain>(on_block_threshold as *const ())),
         ];
         let network = [(sys::VIR_NETWORK_EVENT_ID_LIFECYCLE, transmute::<*const (), Network>(on_network as *const ()))];
@@ -292,6 +293,20 @@ unsafe extern "C" fn on_balloon_change(
 ) {
     // SAFETY: the arguments are libvirt's.
     unsafe { emit(domain, opaque, DomainEvent::BalloonChange { bytes: actual_kib.saturating_mul(1024) }) };
+}
+
+unsafe extern "C" fn on_metadata_change(
+    _: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    _kind: c_int,
+    namespace: *const c_char,
+    opaque: *mut c_void,
+) {
+    // SAFETY: the arguments are libvirt's.
+    unsafe {
+        let namespace = copy_string(namespace);
+        emit(domain, opaque, DomainEvent::MetadataChange { namespace });
+    }
 }
 
 unsafe extern "C" fn on_block_threshold(

@@ -125,6 +125,11 @@ pub enum DomainEvent {
         /// The guest's memory now, in bytes.
         bytes: u64,
     },
+    /// `VIR_DOMAIN_EVENT_ID_METADATA_CHANGE`: its title, its description or an element of its metadata.
+    MetadataChange {
+        /// XML namespace of the element.
+        namespace: Option<String>,
+    },
     /// `VIR_DOMAIN_EVENT_ID_BLOCK_THRESHOLD`: a disk's image has grown past a limit that was set.
     BlockThreshold {
         /// The disk's target, such as `vda` or `vda[1]`.

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use kubevmm_analyser::mark::Mark;
-use kubevmm_api::VirtualMachine;
 use kubevmm_api::condition::{self, HOST_RELEASED};
 use kubevmm_api::power::{pending, should_run_while};
 use kubevmm_api::vm::{
     DomainState, PlacementStatus, PowerAction, PowerResult, Release, RunStrategy, StopReason, VirtualMachineSpec,
     VirtualMachineStatus,
 };
+use kubevmm_api::{FINALIZER, VirtualMachine};
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
@@ -364,6 +364,11 @@ pub(super) fn next(view: &View<'_>) -> Step {
 }
 
 fn take_over(view: &View<'_>, existing: &Existing) -> Step {
+    let finalizers = view.vm.metadata.finalizers.as_deref().unwrap_or_default();
+    if !finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
+        // A VM that is deleted at once must not leave its mark.
+        return Step::Rest(Phase::Scheduling, None);
+    }
     let agreed = view.vm.spec.existing_domain.as_ref().is_some_and(|existing| existing.disable_autostart);
     if existing.autostart && !agreed {
         let message = format!(

@@ -296,6 +296,7 @@ fn changes(event: &DomainEvent) -> bool {
             | DomainEvent::DeviceRemoved { .. }
             | DomainEvent::BlockJob { .. }
             | DomainEvent::TrayChange { .. }
+            | DomainEvent::MetadataChange { .. }
     )
 }
 

@@ -382,7 +382,9 @@ const EXISTING: &str = "{management: Manage, runStrategy: Manual, memory: {size:
     existingDomain: {nodeName: n1, uuid: 0a000000-0000-4000-8000-000000000001AUTOSTART}}";
 
 fn existing(autostart: &str) -> VirtualMachine {
-    vm(&EXISTING.replace("AUTOSTART", autostart), 0)
+    let mut vm = vm(&EXISTING.replace("AUTOSTART", autostart), 0);
+    vm.metadata.finalizers = Some(vec![kubevmm_api::FINALIZER.into()]);
+    vm
 }
 
 /// A domain of somebody else, that runs.
@@ -427,6 +429,22 @@ async fn an_existing_domain_is_taken_over_as_it_is_and_given_back() {
     story.pass(1.0).await;
     assert_eq!(story.fake.done(), ["renew", "get", "give back with autostart"]);
     assert!(matches!(story.task.await, Ok(End::Observed(..))), "from now on it is watched");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_marked_that_could_go_unnoticed() {
+    let fake = Fake::default();
+    foreign(&fake, false);
+    fake.with(|world| {
+        world.session = "s".into();
+        world.vm = Some(VirtualMachine { metadata: vm(ALWAYS, 0).metadata, ..existing("") });
+    });
+    let story = Story::with(fake);
+    story.pass(60.0).await;
+    assert_eq!(story.fake.done(), ["status"], "it has no finalizer yet");
+    story.change(|vm| vm.metadata.finalizers = Some(vec![kubevmm_api::FINALIZER.into()]));
+    story.pass(1.0).await;
+    assert!(story.fake.done().contains(&"mark"));
 }
 
 #[tokio::test(start_paused = true)]

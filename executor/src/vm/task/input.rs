@@ -126,6 +126,7 @@ impl Task {
                     self.addresses.restart(Instant::now());
                 }
             }
+            DomainEvent::MetadataChange { .. } => self.seen = None,
             DomainEvent::DeviceAdded { .. } | DomainEvent::DeviceRemoved { .. } => {
                 self.details_stale = true;
                 self.addresses.restart(Instant::now());
