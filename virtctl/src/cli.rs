@@ -96,7 +96,7 @@ const DOMAINS_HELP: &str = "\
 What a domain is:
   Managed   it has this project's mark and is the domain of the VirtualMachine that is shown
   Observed  it has no mark, and the VirtualMachine that is shown watches it: it is never touched
-  Orphan    it has the mark, but no VirtualMachine is placed there: it is never touched
+  Orphan    it has the mark, but no VirtualMachine is placed there: it is never touched; `import` attaches it again
   Foreign   it has no mark: it is never touched
 
 Examples:

@@ -141,9 +141,12 @@ fn kept_notes(domain: &Element, uuid: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{documents, golden, vms};
+    use crate::import::dump;
+    use crate::testing::{documents, golden, inventory, vms};
+    use kubevmm_analyser::diff::{Mode, diff};
     use kubevmm_analyser::spec::host_facts;
     use kubevmm_api::common::Accelerator;
+    use serde_json::json;
 
     fn host() -> HostFacts {
         host_facts(Accelerator::KVM, "x86_64")
@@ -188,6 +191,27 @@ mod tests {
         );
         assert!(!export.xml.contains("alias") && !export.xml.contains("kubevmm"), "{}", export.xml);
         assert!(export.notes.iter().any(|note| note.starts_with("copy the cloud-init seed /pool/u.seed.img")));
+    }
+
+    #[test]
+    fn what_is_imported_and_exported_is_what_it_was() {
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../analyser/tests/golden");
+        let files = ["", "libvirt/"].map(|directory| std::fs::read_dir(format!("{golden}/{directory}")).unwrap());
+        let mut domains = 0;
+        for file in files.into_iter().flatten().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
+            let xml = std::fs::read(&file).unwrap();
+            let Ok(dump) = dump::read("f", &xml) else { continue };
+            let mut vm = observed();
+            vm.status = Some(dump.status("db", &host(), &inventory("h1")).unwrap());
+            let domain = json!({"name": dump.name(), "uuid": dump.uuid(), "epoch": 0, "state": "Shutoff"});
+            vm.status.as_mut().unwrap().domain = serde_json::from_value(domain).unwrap();
+            let exported = Tree::from_xml(&export(&vm, &host()).unwrap().xml).unwrap();
+            let differences = diff(&Tree::from_bytes(&xml).unwrap(), &exported, Mode::Desired);
+            let differences: Vec<_> = differences.iter().filter(|it| !it.path.ends_with("/alias")).collect();
+            assert!(differences.is_empty(), "{}: {differences:?}", file.display());
+            domains += 1;
+        }
+        assert!(domains >= 5, "{domains}");
     }
 
     #[test]

@@ -169,10 +169,16 @@ fn domain_of(dump: &Dump, hypervisor: &Hypervisor) -> (HostDomain, Option<Domain
     let domains = hypervisor.status.iter().flat_map(|status| &status.domains);
     match domains.into_iter().find(|domain| domain.uuid == uuid) {
         Some(domain) => {
-            let (autostart, transient) = (false, false);
-            let (generation, start_time) = (None, None);
-            let state = domain.state;
-            let status = DomainStatus { name, uuid, epoch: 0, state, generation, start_time, autostart, transient };
+            let status = DomainStatus {
+                name,
+                uuid,
+                epoch: 0,
+                state: domain.state,
+                generation: None,
+                start_time: None,
+                autostart: false,
+                transient: false,
+            };
             (domain.clone(), Some(status))
         }
         None => (HostDomain { uuid, name, state: DomainState::Shutoff, mark: None, orphan: false }, None),
