@@ -1,6 +1,7 @@
 //! The cluster that the commands talk to.
 
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::Node;
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::core::{ApiResource, Resource};
@@ -179,6 +180,12 @@ impl Cluster {
             near => format!("did you mean {}?", near.join(" or ")),
         };
         Err(Error::NotFound { what: format!("hypervisor {node:?}"), hint })
+    }
+
+    /// A label of a Node, as far as the caller may see it.
+    pub(crate) async fn node_label(&self, node: &str, label: &str) -> Option<String> {
+        let node = self.all::<Node>().get_metadata(node).await.ok()?;
+        node.metadata.labels?.remove(label)
     }
 
     /// Every VM that the caller may see: of all namespaces, or else of the one of the context.

@@ -44,7 +44,7 @@ pub(crate) fn catalog() -> Catalog {
 pub(crate) fn inventory(node: &str) -> Inventory {
     let selected = ["roles"].into_iter().filter(|_| node == "h1").map(String::from);
     Inventory::new(
-        node,
+        (node, node),
         selected,
         documents("pools.yaml"),
         documents("networks.yaml"),

@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::goal::{Goal, State};
 use crate::import::adopt::{Adoption, adopt};
 use crate::import::dump::{self, Dump};
-use crate::import::inventory::{Change, Inventory, Key, Kind, Write};
+use crate::import::inventory::{Change, HOSTNAME, Inventory, Key, Kind, Write};
 use crate::import::preflight::{self, Preflight};
 use crate::import::{Plan, choose, plan};
 use crate::wait::{Target, wait};
@@ -199,7 +199,9 @@ async fn inventory(
     }
     let selected = hypervisor.status.iter().flat_map(|status| &status.pools).map(|pool| pool.name.clone());
     let (pools, networks) = (cluster.list(cluster.all()).await?, cluster.list(cluster.all()).await?);
-    Ok(Inventory::new(&hypervisor.name_any(), selected, pools, networks, own_networks, disks))
+    let node = hypervisor.name_any();
+    let hostname = cluster.node_label(&node, HOSTNAME).await.unwrap_or_else(|| node.clone());
+    Ok(Inventory::new((&node, &hostname), selected, pools, networks, own_networks, disks))
 }
 
 /// Plans for all, tells what changes, and writes it.

@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::output;
 
 /// Label of a Node that a pool of one host selects it by.
-const HOSTNAME: &str = "kubernetes.io/hostname";
+pub(crate) const HOSTNAME: &str = "kubernetes.io/hostname";
 
 /// Which object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,6 +94,8 @@ impl<K> Entry<K> {
 #[derive(Clone)]
 pub(crate) struct Inventory {
     node: String,
+    /// The label by which a pool selects it.
+    hostname: String,
     /// Names of the pool objects that select the host's node, as far as its executor tells.
     selected: BTreeSet<String>,
     pools: Vec<Entry<VirtualMachineStoragePool>>,
@@ -119,9 +121,10 @@ pub(crate) struct WantedDisk<'a> {
 }
 
 impl Inventory {
-    /// What is there. `selected` are the names of the pools that select the node.
+    /// What is there. `hostname` is the value of the node's label [`HOSTNAME`], `selected` are the names of the pools that
+    /// select the node.
     pub(crate) fn new(
-        node: &str,
+        (node, hostname): (&str, &str),
         selected: impl IntoIterator<Item = String>,
         pools: Vec<VirtualMachineStoragePool>,
         networks: Vec<ClusterVirtualMachineNetwork>,
@@ -130,6 +133,7 @@ impl Inventory {
     ) -> Self {
         Self {
             node: node.to_owned(),
+            hostname: hostname.to_owned(),
             selected: selected.into_iter().collect(),
             pools: pools.into_iter().map(Entry::there).collect(),
             networks: networks.into_iter().map(Entry::there).collect(),
@@ -154,7 +158,7 @@ impl Inventory {
             VirtualMachineStoragePoolSpec {
                 existing: Some(ExistingPool { name: libvirt_pool.to_owned() }),
                 // Another host may have another pool of that name.
-                node_selector: [(HOSTNAME.to_owned(), self.node.clone())].into(),
+                node_selector: [(HOSTNAME.to_owned(), self.hostname.clone())].into(),
                 ..Default::default()
             },
         );
@@ -165,7 +169,7 @@ impl Inventory {
 
     fn selects(&self, pool: &VirtualMachineStoragePool) -> bool {
         let selector = &pool.spec.node_selector;
-        let by_name = selector.len() == 1 && selector.get(HOSTNAME) == Some(&self.node);
+        let by_name = selector.len() == 1 && selector.get(HOSTNAME) == Some(&self.hostname);
         selector.is_empty() || by_name || self.selected.contains(&pool.name_any())
     }
 

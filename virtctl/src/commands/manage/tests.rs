@@ -75,9 +75,14 @@ fn writes_of(server: &Server) -> Vec<String> {
 
 #[tokio::test]
 async fn objects_come_before_the_spec_that_names_them() {
-    let server = server(vec![vm(0)], |_, _| None);
+    let server = server(vec![vm(0)], |_, path| {
+        let node = json!({"apiVersion": "v1", "kind": "PartialObjectMetadata",
+            "metadata": {"name": "h1", "labels": {"kubernetes.io/hostname": "host-1.example.org"}}});
+        (path == "/api/v1/nodes/h1").then(|| (200, node.to_string()))
+    });
     import(&server, "db --manage").await.unwrap();
     let writes = writes_of(&server);
+    assert!(writes[0].contains(r#""nodeSelector":{"kubernetes.io/hostname":"host-1.example.org"}"#), "{writes:?}");
     let what: Vec<_> = writes.iter().map(|write| write.split('?').next().unwrap().replace(GROUP, "")).collect();
     assert_eq!(
         what,
