@@ -105,11 +105,13 @@ Examples:
 
 const IMPORT_HELP: &str = "\
 Each domain becomes a VirtualMachine with spec.management Observe: its state, addresses and disks are shown, and \
-nothing on the host is changed, neither now nor when the VirtualMachine is deleted.
+nothing on the host is changed, neither now nor when the VirtualMachine is deleted. With --wait, the command ends \
+when that is known.
 
 With --manage, the domain is then taken over without a restart: its volumes, pools and networks become objects, and \
 the spec says what the domain is already. What changes now and at its next start is told before; with --dry-run that \
-is all. Volumes stay when the objects are deleted. To give the domain back:
+is all; with --wait, the command ends when it is taken over. Volumes stay when the objects are deleted. \
+To give the domain back:
   kubectl patch vm NAME --type merge -p '{\"spec\":{\"management\":\"Observe\"}}'
 
 What is done already is left as it is, so that the command can be run again. An orphan that is named is attached to a \
@@ -228,9 +230,8 @@ pub(crate) struct ImportArgs {
     /// The domain whose XML is in this file (- is standard input), as `virsh dumpxml --inactive` prints it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) from: Option<PathBuf>,
-    /// With --manage: how long to wait until it is known what the domains are made of
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration::parse)]
-    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) wait: WaitArgs,
     /// Create nothing: client prints what would be created; server has the API server check it as well
     #[arg(long, value_name = "WHERE", num_args = 0..=1, require_equals = true, default_value = "none", default_missing_value = "client")]
     pub(crate) dry_run: DryRun,

@@ -262,7 +262,7 @@ impl Cluster {
 
     /// Writes the whole spec of a VM, unless somebody has changed it since `vm` was read. A patch could not: in one, the
     /// `null`s of spec.domain would mean something else.
-    pub(crate) async fn replace_spec(&self, vm: &VirtualMachine, dry_run: bool) -> Result<(), Error> {
+    pub(crate) async fn replace_spec(&self, vm: &VirtualMachine, dry_run: bool) -> Result<VirtualMachine, Error> {
         /// The status changes more often than the spec.
         const ATTEMPTS: usize = 10;
         let (namespace, name) = (vm.namespace().unwrap_or_default(), vm.name_any());
@@ -278,7 +278,7 @@ impl Cluster {
                 data.insert("spec".into(), spec.clone());
             }
             match api.replace(&name, &params, &object).await {
-                Ok(_) => return Ok(()),
+                Ok(replaced) => return Ok(typed(&replaced)),
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
                 Err(error) => return Err(self.failure(error)),
             }

@@ -18,6 +18,8 @@ pub(crate) enum State {
     Stopped,
     /// What the domain of an observed VM is made of is told, or why that cannot be.
     Known,
+    /// The domain that was there before its VM has been taken over.
+    Managed,
 }
 
 /// What is waited for.
@@ -50,8 +52,10 @@ pub(crate) fn progress(goal: &Goal, vm: &VirtualMachine) -> Progress {
     if vm.metadata.deletion_timestamp.is_some() {
         return Progress::Failed("it is being deleted".into());
     }
-    if goal.state == State::Known {
-        return known(goal, vm, status);
+    match goal.state {
+        State::Known => return known(goal, vm, status),
+        State::Managed => return managed(goal, vm, status),
+        State::Running | State::Reachable | State::Stopped => {}
     }
     if let Some(id) = &goal.request {
         let last = status.last_power_request.as_ref();
@@ -109,6 +113,18 @@ fn known(goal: &Goal, vm: &VirtualMachine, status: &VirtualMachineStatus) -> Pro
         Some(ready) if is_current => Progress::Failed(ready.message.clone()),
         _ if is_current && (status.effective.is_some() || not_liftable(status).is_some()) => Progress::Reached,
         _ => Progress::Waiting(unless_obstructed(vm, "what its domain is made of is not told yet")),
+    }
+}
+
+fn managed(goal: &Goal, vm: &VirtualMachine, status: &VirtualMachineStatus) -> Progress {
+    if vm.spec.observed().is_some() {
+        return Progress::Failed("spec.management has been set to Observe meanwhile".into());
+    }
+    let is_current = status.observed_generation.unwrap_or(0) >= goal.generation;
+    // The mark has a generation, and nothing else does.
+    match is_current && status.domain.as_ref().is_some_and(|domain| domain.generation.is_some()) {
+        true => Progress::Reached,
+        false => Progress::Waiting(unless_obstructed(vm, "it is not taken over yet")),
     }
 }
 
@@ -182,11 +198,12 @@ mod tests {
 
     #[test]
     fn how_far_it_is() {
-        use State::{Known, Reachable, Running, Stopped};
+        use State::{Known, Managed, Reachable, Running, Stopped};
         let up = [condition("Ready", "True", "Running", "")];
         let down = [condition("Ready", "False", "Stopped", "")];
         let lost = [condition("Ready", "Unknown", "HostLost", "")];
         let domain = ", domain: {name: a, uuid: b, epoch: 1, state: Running}";
+        let marked = ", domain: {name: a, uuid: b, epoch: 0, state: Running, generation: 0}";
         let off = ", domain: {name: a, uuid: b, epoch: 1, state: Shutoff}";
         let address = ", interfaces: [{name: lan, macAddress: x, addresses: [10.0.0.2]}]";
         let nic = "{networks: [{name: lan}]}";
@@ -213,6 +230,10 @@ mod tests {
             (Known, observe, status(2, &up, domain), "waiting"),
             (Known, observe, status(2, &odd, ""), "reached"),
             (Known, observe, status(2, &gone, ""), "failed"),
+            (Managed, "{}", status(2, &up, domain), "waiting"),
+            (Managed, "{}", status(1, &up, marked), "waiting"),
+            (Managed, "{}", status(2, &up, marked), "reached"),
+            (Managed, observe, status(2, &up, domain), "failed"),
         ] {
             let goal = Goal { state, generation: 2, request: None };
             assert_eq!(kind(&goal, &vm(spec, &seen)), expected, "{state:?} {spec} {seen}");

@@ -4,12 +4,15 @@ use futures::stream::{self, StreamExt as _};
 use kube::ResourceExt as _;
 use kubevmm_api::VirtualMachine;
 
-use super::{manage, outcome};
+use super::manage::{self, target};
+use super::outcome;
 use crate::cli::{DryRun, ImportArgs};
 use crate::cluster::Cluster;
 use crate::error::Error;
+use crate::goal::State;
 use crate::import::{Plan, choose, orphans_note, plan};
 use crate::output;
+use crate::wait::wait;
 
 /// Requests that are under way at a time.
 pub(super) const AT_A_TIME: usize = 8;
@@ -64,6 +67,10 @@ pub(crate) async fn run(cluster: &Cluster, args: &ImportArgs) -> Result<(), Erro
             Ok(object) => objects.extend(object),
             Err(error) => failures.push(error),
         }
+    }
+    if args.wait.wait && args.dry_run == DryRun::None {
+        let targets: Vec<_> = objects.iter().map(|vm| target(vm, State::Known)).collect();
+        failures.extend(wait(cluster, &targets, args.wait.timeout).await.into_iter().filter_map(Result::err));
     }
     if let Some(format) = args.output
         && !objects.is_empty()

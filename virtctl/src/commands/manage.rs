@@ -1,6 +1,8 @@
 //! `import --manage` and `import --from`: the objects of what domains use, and the specs of their VirtualMachines.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod write;
+
+use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,9 +13,9 @@ use kubevmm_analyser::lower::HostFacts;
 use kubevmm_api::hypervisor::HostDomain;
 use kubevmm_api::vm::{DomainState, DomainStatus, Management};
 use kubevmm_api::{Hypervisor, VirtualMachine};
-use serde_json::Value;
 
-use super::import::{AT_A_TIME, observe, say_observed, suffix};
+use self::write::{Written, write_all, writes};
+use super::import::{AT_A_TIME, observe, say_observed};
 use super::outcome;
 use crate::cli::{DryRun, ImportArgs};
 use crate::cluster::Cluster;
@@ -21,7 +23,7 @@ use crate::error::Error;
 use crate::goal::{Goal, State};
 use crate::import::adopt::{Adoption, adopt};
 use crate::import::dump::{self, Dump};
-use crate::import::inventory::{Change, HOSTNAME, Inventory, Key, Kind, Write};
+use crate::import::inventory::{HOSTNAME, Inventory};
 use crate::import::preflight::{self, Preflight};
 use crate::import::{Plan, choose, plan};
 use crate::wait::{Target, wait};
@@ -39,12 +41,6 @@ struct Subject {
 struct Work {
     subject: Subject,
     adoption: Adoption,
-}
-
-impl Work {
-    fn failed(&self, cause: Arc<Error>) -> Error {
-        of_domain(&self.subject.domain, cause)
-    }
 }
 
 fn of_domain(domain: &HostDomain, cause: impl Into<Arc<Error>>) -> Error {
@@ -81,8 +77,8 @@ pub(super) async fn run(
             Err(error) => failures.push(error),
         }
     }
-    let targets: Vec<_> = subjects.iter().map(|subject| target(&subject.vm)).collect();
-    let seen = wait(cluster, &targets, args.timeout).await;
+    let targets: Vec<_> = subjects.iter().map(|subject| target(&subject.vm, State::Known)).collect();
+    let seen = wait(cluster, &targets, args.wait.timeout).await;
     let mut known = Vec::new();
     for (subject, seen) in subjects.into_iter().zip(seen) {
         match seen {
@@ -114,8 +110,9 @@ async fn begin(
     Ok(Subject { domain: domain.clone(), vm, is_new: false })
 }
 
-fn target(vm: &VirtualMachine) -> Target {
-    let goal = Goal { state: State::Known, generation: vm.metadata.generation.unwrap_or(1), request: None };
+/// A state of a VM that has just been written or read.
+pub(super) fn target(vm: &VirtualMachine, state: State) -> Target {
+    let goal = Goal { state, generation: vm.metadata.generation.unwrap_or(1), request: None };
     Target { namespace: vm.namespace().unwrap_or_default(), name: vm.name_any(), goal }
 }
 
@@ -232,14 +229,38 @@ async fn finish(
     }
     let (works, refused) = told(args, host, &inventory, works)?;
     failures.extend(refused);
-    let (written, failed) = write_all(cluster, args, &inventory, &works).await?;
+    let Written { objects, managed, failures: failed } = write_all(cluster, args, &inventory, &works).await?;
     failures.extend(failed);
+    if args.wait.wait {
+        failures.extend(taken_over(cluster, args, managed).await?);
+    }
     if let Some(format) = args.output
-        && !written.is_empty()
+        && !objects.is_empty()
     {
-        output::emit(&output::objects(written, false, format)?)?;
+        output::emit(&output::objects(objects, false, format)?)?;
     }
     outcome(failures, total)
+}
+
+/// Waits until the executor has taken the domains over; what it says of those that it has not.
+async fn taken_over(
+    cluster: &Cluster,
+    args: &ImportArgs,
+    managed: Vec<(&HostDomain, Target)>,
+) -> Result<Vec<Error>, Error> {
+    let (domains, targets): (Vec<_>, Vec<_>) = managed.into_iter().unzip();
+    let mut failures = Vec::new();
+    for (domain, seen) in domains.into_iter().zip(wait(cluster, &targets, args.wait.timeout).await) {
+        match seen {
+            Ok(vm) if args.output.is_none() => {
+                let name = output::name(&output::printable(&vm)?);
+                output::emit(&format!("{name} manages the domain {:?} of {}\n", domain.name, args.node))?;
+            }
+            Ok(_) => {}
+            Err(error) => failures.push(of_domain(domain, error)),
+        }
+    }
+    Ok(failures)
 }
 
 /// Tells what changes: on standard output, unless objects are printed there.
@@ -265,119 +286,6 @@ fn told(
         possible.push(work);
     }
     Ok((possible, refused))
-}
-
-fn writes<'a>(inventory: &Inventory, keys: impl IntoIterator<Item = &'a Key>) -> Result<Vec<Write>, Error> {
-    let writes = keys.into_iter().map(|key| inventory.write(key));
-    writes.collect::<Result<Vec<_>, _>>().map(|writes| writes.into_iter().flatten().collect())
-}
-
-/// Writes what several domains share, then each one's disks and VirtualMachine. Answers with the objects, as they can be
-/// applied again, and what failed for which domain.
-async fn write_all(
-    cluster: &Cluster,
-    args: &ImportArgs,
-    inventory: &Inventory,
-    works: &[Work],
-) -> Result<(Vec<Value>, Vec<Error>), Error> {
-    let keys: BTreeSet<&Key> = works.iter().flat_map(|work| &work.adoption.objects).collect();
-    let shared = writes(inventory, keys.into_iter().filter(|key| key.kind != Kind::Disk))?;
-    let done = shared.iter().map(|write| async move { (&write.key, write_one(cluster, args, write).await) });
-    let done: Vec<_> = stream::iter(done).buffered(AT_A_TIME).collect().await;
-    let mut failed: BTreeMap<&Key, Arc<Error>> = BTreeMap::new();
-    let mut written = Vec::new();
-    for (key, result) in done {
-        match result {
-            Ok(object) => written.push(object),
-            Err(error) => drop(failed.insert(key, Arc::new(error))),
-        }
-    }
-    let failed = &failed;
-    let each = works.iter().map(|work| async move {
-        let (mut objects, mut error) = (Vec::new(), None);
-        match work.adoption.objects.iter().find_map(|key| failed.get(key)) {
-            Some(cause) => error = Some(Arc::clone(cause)),
-            None => {
-                if let Err(cause) = write_domain(cluster, args, inventory, work, &mut objects).await {
-                    error = Some(Arc::new(cause));
-                }
-            }
-        }
-        (objects, error.map(|cause| work.failed(cause)))
-    });
-    let each: Vec<_> = stream::iter(each).buffered(AT_A_TIME).collect().await;
-    let mut failures = Vec::new();
-    for (objects, error) in each {
-        written.extend(objects);
-        failures.extend(error);
-    }
-    Ok((written, failures))
-}
-
-async fn write_domain(
-    cluster: &Cluster,
-    args: &ImportArgs,
-    inventory: &Inventory,
-    work: &Work,
-    written: &mut Vec<Value>,
-) -> Result<(), Error> {
-    for write in writes(inventory, work.adoption.objects.iter().filter(|key| key.kind == Kind::Disk))? {
-        written.push(write_one(cluster, args, &write).await?);
-    }
-    written.push(write_vm(cluster, args, work).await?);
-    Ok(())
-}
-
-/// Writes an object that stands for something of the host.
-async fn write_one(cluster: &Cluster, args: &ImportArgs, write: &Write) -> Result<Value, Error> {
-    let Write { key, change, object } = write;
-    let said = match (args.dry_run, change) {
-        (DryRun::Client, Change::Create) => "created".to_owned(),
-        (dry_run, Change::Create) => {
-            let said = cluster.create_or_same(key, object, dry_run == DryRun::Server).await;
-            said.map_err(|error| Error::For { what: key.to_string(), cause: error.into() })?.to_owned()
-        }
-        (dry_run, Change::Allow(namespaces)) => {
-            if dry_run != DryRun::Client {
-                let done = cluster.allow(key, object, dry_run == DryRun::Server).await;
-                done.map_err(|error| Error::For { what: key.to_string(), cause: error.into() })?;
-            }
-            format!("opened to the namespace {}", namespaces.join(", "))
-        }
-    };
-    say(args, &format!("{key} {said}"))?;
-    Ok(output::applicable(object))
-}
-
-async fn write_vm(cluster: &Cluster, args: &ImportArgs, work: &Work) -> Result<Value, Error> {
-    let vm = &work.adoption.vm;
-    let object = output::printable(vm)?;
-    let is_checked_only = args.dry_run == DryRun::Server;
-    if args.dry_run != DryRun::Client {
-        if work.subject.is_new {
-            let bare = VirtualMachine { status: None, ..vm.clone() };
-            observe(cluster, args, &bare).await?;
-        } else {
-            cluster.replace_spec(vm, is_checked_only).await?;
-        }
-    }
-    let does = if args.manage { "manages" } else { "observes" };
-    let word = if work.subject.is_new { "created" } else { "configured" };
-    let domain = &work.subject.domain.name;
-    say(args, &format!("{} {word}: {does} the domain {domain:?} of {}", output::name(&object), args.node))?;
-    let mut object = output::applicable(&object);
-    if args.manage {
-        // The default must be said where it is applied to an object that says Observe.
-        object["spec"]["management"] = "Manage".into();
-    }
-    Ok(object)
-}
-
-fn say(args: &ImportArgs, text: &str) -> Result<(), Error> {
-    if args.output.is_some() {
-        return Ok(());
-    }
-    output::emit(&format!("{text}{}\n", suffix(args)))
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
+use super::write::write_vm;
 use super::*;
 use crate::cli::{Cli, Command};
 use crate::testing::{Server, documents};
 use clap::Parser as _;
-use serde_json::json;
+use serde_json::{Value, json};
 
 const GROUP: &str = "/apis/kubevmm.io/v1beta1";
 
@@ -128,7 +129,7 @@ async fn what_is_printed_can_be_applied_over_what_observes() {
     let server = server(vec![], |_, _| None);
     let line = ["virtctl", "import", "--node", "h1", "db", "--manage", "--dry-run", "-o", "yaml"];
     let Command::Import(args) = Cli::parse_from(line).command else { panic!("import") };
-    let printed = write_vm(&server.cluster("legacy"), &args, &work).await.unwrap();
+    let (printed, _) = write_vm(&server.cluster("legacy"), &args, &work).await.unwrap();
     assert_eq!(printed["spec"]["management"], "Manage", "left out, Observe would stay");
     assert!(printed.get("status").is_none() && printed["metadata"].get("uid").is_none());
     assert_eq!(server.requests(), [""; 0]);
@@ -175,6 +176,29 @@ async fn one_that_fails_is_named_and_stops_no_other() {
         error.to_string().starts_with("domain \"db\": clustervirtualmachinenetwork.kubevmm.io/br0: no: ask"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn the_executors_answer_is_waited_for_when_asked() {
+    let is_written = std::sync::atomic::AtomicBool::new(false);
+    let server = server(vec![vm(0)], move |method, path| {
+        use std::sync::atomic::Ordering::Relaxed;
+        let mut managed = vm(0);
+        managed["metadata"]["generation"] = 2.into();
+        managed["spec"]["management"] = "Manage".into();
+        if method == "PUT" {
+            is_written.store(true, Relaxed);
+            return Some((200, managed.to_string()));
+        }
+        managed["status"]["observedGeneration"] = 2.into();
+        managed["status"]["domain"]["generation"] = 0.into();
+        let is_asked = is_written.load(Relaxed) && path.contains("fieldSelector");
+        is_asked.then(|| list("VirtualMachineList", &[managed]))
+    });
+    import(&server, "db --manage --wait").await.unwrap();
+    let requests = server.requests();
+    let written = requests.iter().position(|request| request.starts_with("PUT")).unwrap();
+    assert!(requests[written + 1..].iter().any(|request| request.contains("fieldSelector")), "{requests:?}");
 }
 
 #[tokio::test]
