@@ -245,6 +245,7 @@ pub(super) fn is_same(place: &[&str], name: &str, was: &str, is: &str, mode: Mod
         // A running domain has the host's model by its name, and the features that QEMU really gives.
         (["cpu"], "mode") => mode == Mode::Live && was == "host-model" && is == "custom",
         (["cpu"], "check") => mode == Mode::Live && is == "full",
+        (["cpu", "model"], "fallback") => mode == Mode::Live && is == "forbid",
         (["devices", "graphics"], "port") => mode == Mode::Live && was == "-1",
         _ => false,
     }
