@@ -19,6 +19,7 @@ mod existing_volume;
 mod hand_over;
 mod import;
 mod lost_store;
+mod manage;
 mod placement;
 mod power;
 mod random_faults;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         security::stories(),
         domain::stories(),
         import::stories(),
+        manage::stories(),
         analyser::stories(),
         tools::stories(),
         basics::alone::stories(),

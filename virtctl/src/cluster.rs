@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::cli::{ClusterArgs, Selection};
 use crate::error::Error;
-use crate::import::inventory::{Key, Kind, allowing};
+use crate::import::inventory::{Key, Kind, allowing, is_same_network};
 use crate::near::near;
 use crate::program;
 
@@ -244,20 +244,31 @@ impl Cluster {
         if there.data.get("spec") == wanted.data.get("spec") {
             return Ok("unchanged");
         }
+        if key.kind == Kind::Network && is_same_network(&there.data, &wanted.data) {
+            self.allow(key, object, dry_run).await?;
+            return Ok("changed");
+        }
         Err(Error::Refused("it has been created meanwhile, and says something else: run the command again".into()))
     }
 
-    /// Writes which namespaces a network allows, unless somebody has changed it meanwhile.
+    /// Has a network allow the namespaces of `network`, beside those that it allows by then: others may import at the
+    /// same time.
     pub(crate) async fn allow(&self, key: &Key, network: &Value, dry_run: bool) -> Result<(), Error> {
+        const ATTEMPTS: usize = 10;
+        let api = self.objects(key);
         let params = PatchParams { dry_run, field_manager: Some(MANAGER.into()), ..Default::default() };
-        let patched = self.objects(key).patch(&key.name, &params, &Patch::Merge(allowing(network))).await;
-        match patched {
-            Ok(_) => Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 409 => {
-                Err(Error::Refused("it has been changed meanwhile: run the command again".into()))
+        for _ in 0..ATTEMPTS {
+            let there = api.get(&key.name).await.map_err(|error| self.failure(error))?;
+            if !is_same_network(&there.data, network) {
+                break;
             }
-            Err(error) => Err(self.failure(error)),
+            match api.patch(&key.name, &params, &Patch::Merge(allowing(&there, network))).await {
+                Ok(_) => return Ok(()),
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(error) => return Err(self.failure(error)),
+            }
         }
+        Err(Error::Refused("it has been changed meanwhile: run the command again".into()))
     }
 
     /// Writes the whole spec of a VM, unless somebody has changed it since `vm` was read. A patch could not: in one, the

@@ -57,7 +57,7 @@ use uuid::Uuid;
 
 use crate::host::{Context, Networks, Seeds, Storage};
 use crate::lease::Session;
-use crate::libvirt::Event;
+use crate::libvirt::{Event, StoragePoolEvent};
 use crate::store::VmEvent;
 
 use cluster::{KubeCluster, name_of};
@@ -213,6 +213,8 @@ impl Tasks {
                     drop(task.inbox.send(Input::Domain(event.clone())));
                 }
             }
+            // Which disks of an observed domain are volumes.
+            Event::StoragePool { event: StoragePoolEvent::Lifecycle(_), .. } => self.all(|| Input::Pools),
             Event::StoragePool { .. } | Event::Network { .. } => {}
         }
     }

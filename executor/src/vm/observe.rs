@@ -262,7 +262,7 @@ impl Observer {
                     self.addresses.restart(Instant::now());
                 }
             }
-            Input::Reread => self.look_anew(),
+            Input::Reread | Input::Pools => self.look_anew(),
             Input::Addresses(run, found) => {
                 self.asking = false;
                 if run != self.run {

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use kube::api::DynamicObject;
 use kube::{Resource, ResourceExt as _};
 use kubevmm_api::common::{NetworkKind, NetworkRef};
 use kubevmm_api::disk::{DiskSource, ExistingVolume, VirtualMachineDiskSpec};
@@ -351,12 +352,28 @@ where
     Ok(Some(Write { key: wanted.clone(), change, object: output::printable(&entry.object)? }))
 }
 
-/// The change of a network that is there: what is written, on condition that nobody else has changed it.
-pub(crate) fn allowing(network: &Value) -> Value {
+/// The change of the network that is `there`, so that it also allows what `wanted` does: on condition that nobody else
+/// has changed it.
+pub(crate) fn allowing(there: &DynamicObject, wanted: &Value) -> Value {
+    let allowed = |spec: Option<&Value>| -> Vec<Value> {
+        spec.and_then(|spec| spec.get("allowedNamespaces")?.as_array()).cloned().unwrap_or_default()
+    };
+    let mut namespaces = allowed(there.data.get("spec"));
+    for namespace in allowed(wanted.get("spec")) {
+        if !namespaces.contains(&namespace) {
+            namespaces.push(namespace);
+        }
+    }
     json!({
-        "metadata": {"resourceVersion": network.pointer("/metadata/resourceVersion")},
-        "spec": {"allowedNamespaces": network.pointer("/spec/allowedNamespaces")},
+        "metadata": {"resourceVersion": there.metadata.resource_version},
+        "spec": {"allowedNamespaces": namespaces},
     })
+}
+
+/// Whether two networks stand for the same of a host.
+pub(crate) fn is_same_network(one: &Value, other: &Value) -> bool {
+    one.pointer("/spec/existing") == other.pointer("/spec/existing")
+        && one.pointer("/spec/nat") == other.pointer("/spec/nat")
 }
 
 fn key<K: Resource<DynamicType = ()>>(kind: Kind, object: &K) -> Key {

@@ -27,6 +27,8 @@ pub(in crate::vm) enum Input {
     Reread,
     /// Something has changed that a start may wait for.
     Changed,
+    /// A storage pool of the host has changed.
+    Pools,
     /// A new session.
     Session,
     /// What became of a request to shut down.
@@ -89,6 +91,7 @@ impl Task {
                 self.seen = None;
                 self.details_stale = true;
             }
+            Input::Pools => {}
             Input::Changed => {
                 let waits = self.memory.waiting.as_ref();
                 if waits.is_some_and(|waiting| waiting.not_yet.retry != Retry::Backoff) {

@@ -85,9 +85,15 @@ fn several_domains_make_one_network() {
     let (_, key) = inventory.network(&network_link("default"), "b");
     let write = inventory.write(&key.unwrap()).unwrap().unwrap();
     assert_eq!(write.change, Change::Allow(vec!["a".into(), "b".into()]));
+    let there: DynamicObject = serde_json::from_value(json!({
+        "apiVersion": "kubevmm.io/v1beta1", "kind": "ClusterVirtualMachineNetwork",
+        "metadata": {"name": "default", "resourceVersion": "9"},
+        "spec": {"existing": {"libvirtNetwork": "default"}, "allowedNamespaces": ["shop", "meanwhile"]},
+    }))
+    .unwrap();
     assert_eq!(
-        allowing(&write.object),
-        json!({"metadata": {"resourceVersion": "7"}, "spec": {"allowedNamespaces": ["shop", "a", "b"]}})
+        allowing(&there, &write.object),
+        json!({"metadata": {"resourceVersion": "9"}, "spec": {"allowedNamespaces": ["shop", "meanwhile", "a", "b"]}})
     );
 }
 
