@@ -210,7 +210,7 @@ fn a_running_domain_is_managed_and_given_back_without_a_touch(space: &Space) -> 
     let seen = is_managed(&vm)?;
     ensure!(legacy.qemu()?.pid == qemu.pid, "it was restarted");
     ensure!(legacy.definition()? == before, "more than the mark has changed:\n{}", legacy.definition()?);
-    ensure!(legacy.virsh("dominfo", "")?.contains("Autostart:        disable"), "libvirt starts it still");
+    ensure!(legacy.virsh("dominfo", "")?.contains("Autostart:      disable"), "libvirt starts it still");
     let disks = space.api().list(api::DISK, &space.namespace)?;
     ensure!(disks.len() == 2, "each disk that lies in a pool is one: {disks:?}");
     vm.condition("Synced", "True", "AsDefined")?;
@@ -226,7 +226,7 @@ fn a_running_domain_is_managed_and_given_back_without_a_touch(space: &Space) -> 
     ensure!(legacy.qemu()?.pid == qemu.pid, "it was restarted");
     ensure!(legacy.definition()? == before, "its definition was changed");
     ensure!(!legacy.virsh("dumpxml", "")?.contains("kubevmm"), "something of this project is left in it");
-    ensure!(legacy.virsh("dominfo", "")?.contains("Autostart:        enable"), "libvirt started it, and does not now");
+    ensure!(legacy.virsh("dominfo", "")?.contains("Autostart:      enable"), "libvirt started it, and does not now");
     delete_with_disks(space, &vm)?;
     ensure!(legacy.qemu()?.pid == qemu.pid && legacy.definition()? == before, "the deletion has touched it");
     legacy.remove()
@@ -359,15 +359,15 @@ fn what_others_change_is_told_and_undone(space: &Space) -> Result<()> {
     let message = changed("on_crash")?;
     ensure!(message.contains("preserve instead of destroy"), "{message}");
     let path = format!("/srv/{}/data.img", legacy.pool);
-    legacy.virsh("attach-disk", &format!("{path} vdz --live"))?;
-    changed("devices/disk[vdz]")?;
+    legacy.virsh("attach-disk", &format!("{path} sdz --targetbus usb --live"))?;
+    changed("devices/disk[sdz]")?;
 
     patch(&vm, space, json!({"driftPolicy": "Revert"}))?;
     wait_for("the definition is as it was", within(30), || {
         Ok(legacy.definition()?.contains("<on_crash>destroy").then_some(()))
     })?;
-    changed("devices/disk[vdz]")?;
-    legacy.virsh("detach-disk", "vdz --live")?;
+    changed("devices/disk[sdz]")?;
+    legacy.virsh("detach-disk", "sdz --live")?;
     vm.condition("Synced", "True", "AsDefined")?;
     legacy.virsh("undefine", "")?;
     wait_for("it is defined again", within(30), || {
@@ -393,10 +393,9 @@ fn an_orphan_is_attached_again(space: &Space) -> Result<()> {
     vm.is_ready()?;
     let (host, uuid) = (vm.host()?, vm.uuid()?);
     let qemu = host.qemus().remove(&uuid).context("it does not run")?;
-    // An administrator's force: the object goes, the domain stays.
-    for (kind, name) in [(api::VM, "lost"), (api::DISK, "lost-data")] {
-        space.delete(kind, name)?;
-    }
+    // An administrator's force: the object goes, the domain stays. Its disk is deleted with it, and waits for the domain.
+    let volume = space.get(api::DISK, "lost-root")?.context("it has no disk")?["status"]["volumeName"].clone();
+    space.delete(api::VM, "lost")?;
     space.api().patch(api::VM, &space.namespace, "lost", &json!({"metadata": {"finalizers": null}}))?;
     vm.is_gone()?;
     wait_for("it is an orphan", within(60), || {
@@ -409,6 +408,13 @@ fn an_orphan_is_attached_again(space: &Space) -> Result<()> {
     ensure!(again["status"]["domain"]["uuid"] == uuid.as_str(), "{}", again["status"]);
     vm.wait("it is placed", within(60), |vm| vm["status"]["placement"]["confirmed"].is_string())?;
     ensure!(host.qemus().remove(&uuid).is_some_and(|now| now.pid == qemu.pid), "it was restarted");
+    space.api().wait_gone(api::DISK, &space.namespace, "lost-root", within(60))?;
+    let name = volume.as_str().unwrap_or_default().to_owned();
+    let disks = space.api().list(api::DISK, &space.namespace)?;
+    ensure!(disks.len() == 1 && disks[0]["spec"]["source"]["existing"]["volumeName"] == volume, "{disks:?}");
+    ensure!(host.volumes("kubevmm.default")?.contains(&name), "the disk of the first VM has taken its volume with it");
+    let disk = disks[0]["metadata"]["name"].as_str().unwrap_or_default();
+    space.api().patch(api::DISK, &space.namespace, disk, &json!({"spec": {"reclaimPolicy": "Delete"}}))?;
     delete(space, &vm)?;
     ensure!(!host.qemus().contains_key(&uuid), "it runs without its VM");
     Ok(())

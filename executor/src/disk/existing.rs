@@ -73,38 +73,36 @@ impl Disks {
         judged
     }
 
-    /// Deletes the volume, unless another object has it.
-    pub(super) async fn delete_existing(
-        &self,
-        disk: &VirtualMachineDisk,
-        volume: &ExistingVolume,
-        pool: &UsablePool,
-    ) -> Result<String, NotYet> {
-        let name = &volume.volume_name;
-        if names::is_image_volume(name) {
-            return Ok(format!("volume {name} stays: it is the copy of an image"));
-        }
+    /// Why the volume of a deleted disk stays: another object has it.
+    pub(super) async fn still_needed(&self, disk: &VirtualMachineDisk) -> Result<Option<String>, NotYet> {
         // The watch shows this host's disks only, and may lag: this is the last look at the data.
         let all: Api<VirtualMachineDisk> = Api::all(self.context.client.clone());
         let params = ListParams::default();
-        let list = all.list(&params);
-        let disks = crate::api::limited(WRITE_TIMEOUT, list)
+        let disks = crate::api::limited(WRITE_TIMEOUT, all.list(&params))
             .await
             .map_err(|error| NotYet::backoff("ApiUnavailable", format!("cannot read the other disks: {error}")))?;
         let now = disks.items.iter().find(|now| now.metadata.uid == disk.metadata.uid);
         if now.map(decide::farewell) != Some(Farewell::Delete) {
-            let message = format!("the disk of volume {name} has changed meanwhile: it is looked at again");
+            let message = "the disk has changed meanwhile: it is looked at again";
             return Err(NotYet::backoff("InUse", message));
         }
         let rivals = volume::rivals(disk, &disks.items, |pool| self.context.store.pools.get_cluster(pool));
-        if let Some(rival) = rivals.first() {
+        Ok(rivals.first().map(|rival| {
             let meta = &rival.metadata;
             let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());
-            return Ok(format!(
-                "its volume stays in its pool: the VirtualMachineDisk {}/{} is made from it too",
+            format!(
+                "its volume stays in its pool: the VirtualMachineDisk {}/{} names it too",
                 namespace.unwrap_or_default(),
                 name.unwrap_or_default()
-            ));
+            )
+        }))
+    }
+
+    /// Deletes the volume, unless something is based on it.
+    pub(super) async fn delete_existing(&self, volume: &ExistingVolume, pool: &UsablePool) -> Result<String, NotYet> {
+        let name = &volume.volume_name;
+        if names::is_image_volume(name) {
+            return Ok(format!("volume {name} stays: it is the copy of an image"));
         }
         match discard_volume(pool, name).await? {
             Discarded::Gone => Ok("its volume is deleted".into()),

@@ -236,8 +236,11 @@ impl Disks {
                 format!("the libvirt pool of {pool_name} is not active: start it, so that the volume can be deleted");
             return Err(NotYet::backoff("PoolInactive", message));
         };
+        if let Some(stays) = self.still_needed(disk).await? {
+            return Ok(stays);
+        }
         if let Some(volume) = &disk.spec.source.existing {
-            return self.delete_existing(disk, volume, &pool).await;
+            return self.delete_existing(volume, &pool).await;
         }
         if let Some(volume) = find_volume(&pool.pool, &decide::volume_name(disk)).await? {
             volume.delete().await?;
