@@ -222,7 +222,9 @@ fn a_running_domain_is_managed_and_given_back_without_a_touch(space: &Space) -> 
     patch(&vm, space, json!({"management": "Observe"}))?;
     vm.wait("it is given back", within(60), |vm| vm["status"]["domain"]["generation"].is_null())?;
     vm.wait("nothing is reserved", within(60), |vm| vm["metadata"]["finalizers"].is_null())?;
-    ensure!(space.api().list(api::POD, &space.namespace)?.is_empty(), "its pod is still there");
+    wait_for("its pod goes", within(60), || {
+        Ok(space.api().list(api::POD, &space.namespace)?.is_empty().then_some(()))
+    })?;
     ensure!(legacy.qemu()?.pid == qemu.pid, "it was restarted");
     ensure!(legacy.definition()? == before, "its definition was changed");
     ensure!(!legacy.virsh("dumpxml", "")?.contains("kubevmm"), "something of this project is left in it");
@@ -397,7 +399,7 @@ fn an_orphan_is_attached_again(space: &Space) -> Result<()> {
     let volume = space.get(api::DISK, "lost-root")?.context("it has no disk")?["status"]["volumeName"].clone();
     space.delete(api::VM, "lost")?;
     space.api().patch(api::VM, &space.namespace, "lost", &json!({"metadata": {"finalizers": null}}))?;
-    vm.is_gone()?;
+    space.api().wait_gone(api::VM, &space.namespace, "lost", within(60))?;
     wait_for("it is an orphan", within(60), || {
         let listed = succeeds(space, &["domains", "--node", "h1"])?;
         Ok(listed.lines().any(|line| line.contains(&vm.domain()) && line.contains("Orphan")).then_some(()))

@@ -26,6 +26,9 @@ const CONDITIONS: [&str; 6] = [READY, RESTART_REQUIRED, SYNCED, AGENT_CONNECTED,
 /// More paths than a person reads.
 const MAX_PATHS: usize = 8;
 
+/// The disks of a domain, and what its NICs are connected to, by their names.
+pub(super) type Connected = (Vec<DiskStatus>, Vec<(String, HostLink)>);
+
 /// What this task knows by itself: over what the status says, which may be older, or not have it yet.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Own {
@@ -34,7 +37,7 @@ pub(super) struct Own {
     /// What the domain was started with, or was when it was taken over.
     pub effective: Option<EffectiveSpec>,
     /// Its disks and what its NICs are connected to.
-    pub connections: Option<(Vec<DiskStatus>, Vec<(String, HostLink)>)>,
+    pub connections: Option<Connected>,
     /// libvirt started it with the host before it was taken over.
     pub autostart: Option<bool>,
     /// When it was started.

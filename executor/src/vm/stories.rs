@@ -490,6 +490,10 @@ async fn what_was_undefined_while_it_runs_is_defined_again_at_once_if_so_wanted(
     story.pass(60.0).await;
     assert_eq!(story.fake.done(), ["define", "status"]);
     assert_eq!(conditions(&story.fake.status())["Synced"], "True/AsDefined");
+    story.fake.with(|world| world.domain.as_mut().unwrap().defined = false);
+    story.send(Input::Reread);
+    story.pass(1.0).await;
+    assert_eq!(story.fake.done(), ["define"], "each time");
 }
 
 #[tokio::test(start_paused = true)]

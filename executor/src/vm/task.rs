@@ -236,9 +236,9 @@ impl Task {
 
     /// The definition on the host is not as the spec says, and can be made so as far as is known.
     fn is_to_be_reverted(&self) -> bool {
-        let defined = matches!(&self.seen, Some(Seen::Ours(found)) if found.defined);
-        let changed = !self.guest.drift.definition.is_empty();
-        (changed || !defined) && self.memory.reverted.as_ref() != Some(&self.guest.drift.definition)
+        let Some(Seen::Ours(found)) = &self.seen else { return false };
+        let changed = &self.guest.drift.definition;
+        !found.defined || (!changed.is_empty() && self.memory.reverted.as_ref() != Some(changed))
     }
 
     /// The status with what this task knows by itself.
