@@ -211,6 +211,7 @@ impl Inventory {
         let disks = self.disks.iter().map(|entry| &entry.object);
         let mut found: Vec<_> = disks
             .filter(|disk| disk.namespace().as_deref() == Some(wanted.namespace) && self.is(disk, wanted.volume))
+            .filter(|disk| !leaves_its_volume(disk))
             .collect();
         found.sort_by_key(|disk| disk.name_any() != wanted.name);
         found.into_iter().next()
@@ -329,6 +330,13 @@ impl Inventory {
             Kind::Disk => write(&self.disks, key),
         }
     }
+}
+
+/// A disk on its way out that waits for its VM, or for the domain that was left of it: it goes after another object has
+/// the volume, and so without it.
+fn leaves_its_volume(disk: &VirtualMachineDisk) -> bool {
+    let held = disk.status.as_ref().is_some_and(|status| status.used_by.is_some());
+    disk.metadata.deletion_timestamp.is_some() && held
 }
 
 fn allow(entry: &mut Entry<ClusterVirtualMachineNetwork>, namespace: &str) {

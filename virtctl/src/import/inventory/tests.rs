@@ -129,6 +129,22 @@ fn a_disk_is_found_by_its_volume() {
 }
 
 #[test]
+fn a_deleted_disk_that_waits_for_an_orphan_leaves_the_volume_to_another_one() {
+    let volume = volume("nfs", "held.qcow2");
+    let with = |change: fn(&mut VirtualMachineDisk)| {
+        let mut inventory = inventory("h1");
+        let held = inventory.disks.iter_mut().find(|entry| entry.object.name_any() == "held").unwrap();
+        held.object.metadata.deletion_timestamp = Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+        change(&mut held.object);
+        let key = inventory.disk(&disk("vm", "held", &volume)).map(|[key, _]| key);
+        key.map(|key| told(&inventory, &key)).map_err(|error| error.to_string())
+    };
+    assert_eq!(with(|_| {}), Ok("+held-h1".into()));
+    let free = with(|disk| disk.status.as_mut().unwrap().used_by = None);
+    assert!(free.unwrap_err().contains("is being deleted"), "its volume may go any moment");
+}
+
+#[test]
 fn a_disk_of_somebody_else_is_refused() {
     let refused = |vm: &str, volume: HostVolume, format: ImageFormat| {
         let wanted = WantedDisk { format, ..disk(vm, "mine", &volume) };
