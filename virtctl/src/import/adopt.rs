@@ -55,7 +55,9 @@ pub(crate) fn adopt(vm: &VirtualMachine, management: Management, inventory: &mut
             Format::Raw => ImageFormat::Raw,
         };
         let volume = volume(&status, &disk.name)?;
-        let wanted = WantedDisk { namespace: &namespace, vm: &vm.name_any(), name: &disk.disk_name, volume, format };
+        let (name, uid) = (vm.name_any(), vm.uid().unwrap_or_default());
+        let wanted =
+            WantedDisk { namespace: &namespace, vm: &name, vm_uid: &uid, name: &disk.disk_name, volume, format };
         let [object, pool] = inventory.disk(&wanted)?;
         disks.push(disk_of(disk, object.name.clone()));
         of_disks.push(object);

@@ -113,6 +113,8 @@ pub(crate) struct WantedDisk<'a> {
     pub(crate) namespace: &'a str,
     /// The VirtualMachine.
     pub(crate) vm: &'a str,
+    /// Its uid; empty of one that is not there yet.
+    pub(crate) vm_uid: &'a str,
     /// Name that the object is given, if it is free.
     pub(crate) name: &'a str,
     /// The volume.
@@ -211,7 +213,7 @@ impl Inventory {
         let disks = self.disks.iter().map(|entry| &entry.object);
         let mut found: Vec<_> = disks
             .filter(|disk| disk.namespace().as_deref() == Some(wanted.namespace) && self.is(disk, wanted.volume))
-            .filter(|disk| !leaves_its_volume(disk))
+            .filter(|disk| !leaves_its_volume(disk, wanted))
             .collect();
         found.sort_by_key(|disk| disk.name_any() != wanted.name);
         found.into_iter().next()
@@ -333,10 +335,14 @@ impl Inventory {
 }
 
 /// A disk on its way out that waits for its VM, or for the domain that was left of it: it goes after another object has
-/// the volume, and so without it.
-fn leaves_its_volume(disk: &VirtualMachineDisk) -> bool {
-    let held = disk.status.as_ref().is_some_and(|status| status.used_by.is_some());
-    disk.metadata.deletion_timestamp.is_some() && held
+/// the volume, and so without it. The disks of an earlier VM of this name are about to be deleted, for it is gone.
+fn leaves_its_volume(disk: &VirtualMachineDisk, wanted: &WantedDisk<'_>) -> bool {
+    let Some(holder) = disk.status.as_ref().and_then(|status| status.used_by.as_ref()) else { return false };
+    let owners = disk.metadata.owner_references.as_deref().unwrap_or_default();
+    let is_of_an_earlier_vm = holder.name == wanted.vm
+        && holder.uid != wanted.vm_uid
+        && owners.iter().any(|owner| owner.controller == Some(true) && owner.uid == holder.uid);
+    disk.metadata.deletion_timestamp.is_some() || is_of_an_earlier_vm
 }
 
 fn allow(entry: &mut Entry<ClusterVirtualMachineNetwork>, namespace: &str) {

@@ -98,7 +98,7 @@ fn several_domains_make_one_network() {
 }
 
 fn disk<'a>(vm: &'a str, name: &'a str, volume: &'a HostVolume) -> WantedDisk<'a> {
-    WantedDisk { namespace: "legacy", vm, name, volume, format: ImageFormat::Qcow2 }
+    WantedDisk { namespace: "legacy", vm, vm_uid: "new", name, volume, format: ImageFormat::Qcow2 }
 }
 
 #[test]
@@ -140,6 +140,13 @@ fn a_deleted_disk_that_waits_for_an_orphan_leaves_the_volume_to_another_one() {
         key.map(|key| told(&inventory, &key)).map_err(|error| error.to_string())
     };
     assert_eq!(with(|_| {}), Ok("+held-h1".into()));
+    let earlier = with(|disk| {
+        let owner = json!({"apiVersion": "kubevmm.io/v1beta1", "kind": "VirtualMachine", "name": "vm", "uid": "u", "controller": true});
+        disk.metadata.deletion_timestamp = None;
+        disk.metadata.owner_references = Some(vec![serde_json::from_value(owner).unwrap()]);
+        disk.status.as_mut().unwrap().used_by.as_mut().unwrap().name = "vm".into();
+    });
+    assert_eq!(earlier, Ok("+held-h1".into()), "it goes with its VM of the same name");
     let free = with(|disk| disk.status.as_mut().unwrap().used_by = None);
     assert!(free.unwrap_err().contains("is being deleted"), "its volume may go any moment");
 }
