@@ -53,15 +53,17 @@ pub(super) struct Found {
     pub name: String,
     /// It is defined, and not only running.
     pub defined: bool,
-    /// All of it says so: what runs, its definition, and that libvirt does not start it by itself.
-    pub settled: bool,
+    /// All of it bears the mark: what runs and its definition.
+    pub marked: bool,
+    /// libvirt starts it with the host. Asked of one that was taken over.
+    pub autostart: bool,
 }
 
 #[cfg(test)]
 impl Found {
     /// One that is as it shall be.
     pub(super) fn of(epoch: i64, generation: i64, state: DomainState) -> Self {
-        Self { epoch, generation, state, name: "shop.web".into(), defined: true, settled: true }
+        Self { epoch, generation, state, name: "shop.web".into(), defined: true, marked: true, autostart: false }
     }
 }
 
@@ -334,7 +336,9 @@ pub(super) fn next(view: &View<'_>) -> Step {
     }
     match view.seen {
         Seen::Existing(existing) => return take_over(view, existing),
-        Seen::Ours(found) if !found.settled => return tried_again(view).unwrap_or(Step::Mark),
+        Seen::Ours(found) if !found.marked || (found.autostart && may_take_autostart(vm)) => {
+            return tried_again(view).unwrap_or(Step::Mark);
+        }
         _ => {}
     }
     if let Some(result) = answer(&vm.spec, status, view.seen.is_active(), memory) {
@@ -369,8 +373,7 @@ fn take_over(view: &View<'_>, existing: &Existing) -> Step {
         // A VM that is deleted at once must not leave its mark.
         return Step::Rest(Phase::Scheduling, None);
     }
-    let agreed = view.vm.spec.existing_domain.as_ref().is_some_and(|existing| existing.disable_autostart);
-    if existing.autostart && !agreed {
+    if existing.autostart && !may_take_autostart(view.vm) {
         let message = format!(
             "libvirt starts the domain {} with the host, which only an unmanaged one may: set \
              spec.existingDomain.disableAutostart to true, or spec.management to Observe",
@@ -379,6 +382,11 @@ fn take_over(view: &View<'_>, existing: &Existing) -> Step {
         return Step::Rest(Phase::Waiting(NotYet::on_change("AutostartEnabled", message)), None);
     }
     waits(view).unwrap_or(Step::TakeOver)
+}
+
+/// Whether libvirt's autostart may be taken from a domain that has it.
+pub(super) fn may_take_autostart(vm: &VirtualMachine) -> bool {
+    vm.spec.existing_domain.as_ref().is_some_and(|existing| existing.disable_autostart)
 }
 
 /// The pause that what is needed asks for.

@@ -107,9 +107,9 @@ pub(super) trait Domains: Reading {
     fn shutdown<'a>(&'a self, identity: &'a Identity, how: GuestRequest) -> BoxFuture<'a, Result<()>>;
     /// Ends QEMU.
     fn destroy<'a>(&'a self, identity: &'a Identity) -> BoxFuture<'a, Result<()>>;
-    /// Marks the domain, what runs and what is defined, takes libvirt's autostart from it, and defines it first if it is
-    /// not. What runs is not touched.
-    fn mark<'a>(&'a self, identity: &'a Identity, mark: &'a Mark) -> BoxFuture<'a, Result<()>>;
+    /// Marks the domain, what runs and what is defined, and defines it first if it is not; `takes_autostart`: then libvirt
+    /// does not start it by itself any more. What runs is not touched.
+    fn mark<'a>(&'a self, identity: &'a Identity, mark: &'a Mark, takes_autostart: bool) -> BoxFuture<'a, Result<()>>;
     /// Takes the mark off, and sets libvirt's autostart if it was on. What runs is not touched.
     fn give_back<'a>(&'a self, identity: &'a Identity, autostart: bool) -> BoxFuture<'a, Result<()>>;
     /// Removes the definition and what belongs to the domain alone; of one that was there before its VM, the UEFI
@@ -197,7 +197,7 @@ impl Domains for LibvirtDomains {
         Box::pin(async move { self.domain(identity).await?.undefine(options).await })
     }
 
-    fn mark<'a>(&'a self, identity: &'a Identity, mark: &'a Mark) -> BoxFuture<'a, Result<()>> {
+    fn mark<'a>(&'a self, identity: &'a Identity, mark: &'a Mark, takes_autostart: bool) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
             let domain = self.domain(identity).await?;
             let active = domain.is_active().await?;
@@ -208,7 +208,7 @@ impl Domains for LibvirtDomains {
             }
             let impact = if active { Impact::LiveAndConfig } else { Impact::Config };
             domain.set_metadata(MARK_NAMESPACE, MARK_PREFIX, Some(&mark.to_metadata()), impact).await?;
-            if domain.autostart().await? { domain.set_autostart(false).await } else { Ok(()) }
+            if takes_autostart && domain.autostart().await? { domain.set_autostart(false).await } else { Ok(()) }
         })
     }
 
@@ -324,7 +324,8 @@ async fn look(connection: &Connection, identity: &Identity) -> Result<Seen> {
             state,
             name: domain.name().to_owned(),
             defined,
-            settled: !autostart && is_ours(&running) && is_ours(&definition),
+            marked: is_ours(&running) && is_ours(&definition),
+            autostart,
         }));
     }
     match running {

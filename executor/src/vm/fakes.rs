@@ -169,10 +169,11 @@ impl Domains for Fake {
         })
     }
 
-    fn mark<'a>(&'a self, _: &'a Identity, mark: &'a Mark) -> BoxFuture<'a, Result<()>> {
-        self.act("mark", |world| {
+    fn mark<'a>(&'a self, _: &'a Identity, mark: &'a Mark, takes_autostart: bool) -> BoxFuture<'a, Result<()>> {
+        self.act(if takes_autostart { "mark without autostart" } else { "mark" }, |world| {
             let (epoch, generation) = (mark.epoch, mark.generation);
-            let state = world.observed.take().map_or(DomainState::Shutoff, |observed| observed.state);
+            let known = world.domain.as_ref().map(|domain| domain.state);
+            let state = world.observed.take().map(|observed| observed.state).or(known).unwrap_or(DomainState::Shutoff);
             world.domain = Some(Found { name: "old".into(), ..Found::of(epoch, generation, state) });
             Ok(())
         })

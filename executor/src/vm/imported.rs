@@ -5,7 +5,7 @@ use kubevmm_analyser::spec::{Connections, host_facts};
 use tokio::time::Instant;
 
 use super::apply::api_unavailable;
-use super::decide::{Existing, Seen, Step};
+use super::decide::{Existing, Seen, Step, may_take_autostart};
 use super::drift::TAKEN_OVER;
 use super::existing::{self, refer};
 use super::prepare::{effective, lowered, mark};
@@ -33,7 +33,7 @@ impl Task {
         self.own.autostart = Some(observed.autostart);
         self.persist().await?;
         let mark = Mark { generation: TAKEN_OVER, ..mark(&self.vm, &self.identity) };
-        let marked = hands.domains.mark(&self.identity, &mark).await;
+        let marked = hands.domains.mark(&self.identity, &mark, may_take_autostart(&self.vm)).await;
         self.seen = None;
         self.details_stale = true;
         marked?;
@@ -90,7 +90,8 @@ impl Task {
 
     /// Marks what of the domain does not bear the mark.
     pub(super) async fn mark(&mut self) {
-        let done = self.hands.domains.mark(&self.identity, &self.mark_of_definition()).await;
+        let mark = self.mark_of_definition();
+        let done = self.hands.domains.mark(&self.identity, &mark, may_take_autostart(&self.vm)).await;
         self.note_done("MarkFailed", done);
     }
 

@@ -321,6 +321,12 @@ fn synced(facts: &Facts<'_>, there: &VirtualMachineStatus) -> Option<Wanted> {
         return Some(Wanted::no(SYNCED, "DomainUndefined", message));
     }
     let mut parts = Vec::new();
+    if found.autostart {
+        parts.push(
+            "libvirt starts it with the host: virsh autostart --disable, or spec.existingDomain.disableAutostart"
+                .into(),
+        );
+    }
     if !drift.definition.is_empty() {
         let then = if reverts { "which libvirt keeps so" } else { "which the next start undoes" };
         parts.push(format!("the definition on the host was changed, {then}: {}", listed(&drift.definition)));

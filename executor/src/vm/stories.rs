@@ -418,12 +418,17 @@ fn imported(autostart: bool, agreed: &str) -> Story {
 async fn an_existing_domain_is_taken_over_as_it_is_and_given_back() {
     let story = imported(true, ", disableAutostart: true");
     story.pass(1.0).await;
-    assert_eq!(story.fake.done(), ["renew", "get", "status", "mark", "status"], "nothing else is done to it");
+    assert_eq!(story.fake.done(), ["renew", "get", "status", "mark without autostart", "status"], "nothing else");
     let status = story.fake.status();
     assert_eq!((conditions(&status)["Ready"].as_str(), status.last_stop), ("True/Running", None));
     let domain = status.domain.unwrap();
     assert_eq!((domain.name.as_str(), domain.epoch, domain.generation), ("old", 0, Some(0)));
     assert_eq!(status.effective.unwrap().memory.0, "16Mi");
+
+    story.fake.with(|world| world.domain.as_mut().unwrap().autostart = true);
+    story.send(Input::Reread);
+    story.pass(1.0).await;
+    assert_eq!(story.fake.done(), ["mark without autostart"], "somebody has set it again");
 
     story.change(|vm| vm.spec.management = Management::Observe);
     story.pass(1.0).await;
@@ -460,6 +465,29 @@ async fn a_domain_that_libvirt_starts_by_itself_is_not_taken_over() {
     story.pass(60.0).await;
     assert_eq!(story.fake.done(), ["remove seed", "status"], "it is not this VM's: it runs on");
     assert_eq!(conditions(&story.fake.status())["HostReleased"], "True/Released");
+}
+
+#[tokio::test(start_paused = true)]
+async fn autostart_that_nobody_gave_away_is_told_and_stays() {
+    let story = imported(false, "");
+    story.pass(1.0).await;
+    story.fake.done();
+    story.fake.with(|world| world.domain.as_mut().unwrap().autostart = true);
+    story.send(Input::Reread);
+    story.pass(60.0).await;
+    assert_eq!(story.fake.done(), ["status"]);
+    assert_eq!(conditions(&story.fake.status())["Synced"], "False/DomainChanged");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_without_the_mark_is_marked() {
+    let story = Story::of(vm(ALWAYS, 1));
+    story.pass(60.0).await;
+    story.fake.done();
+    story.fake.with(|world| world.domain.as_mut().unwrap().marked = false);
+    story.send(Input::Reread);
+    story.pass(1.0).await;
+    assert_eq!(story.fake.done()[0], "mark", "it was saved before it was taken over, or reverted to a snapshot");
 }
 
 #[tokio::test(start_paused = true)]
