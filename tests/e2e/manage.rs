@@ -15,6 +15,7 @@ use crate::tools::{fails, succeeds};
 kubevmm_tests::stories! { alone: false;
     a_running_domain_is_managed_and_given_back_without_a_touch,
     a_managed_domain_is_started_as_it_was,
+    what_no_object_stands_for_stays_as_it_is,
     a_deleted_vm_keeps_the_disks_that_it_brought,
     a_transient_domain_a_saved_one_and_one_with_snapshots_are_managed,
     one_name_and_one_uuid_on_two_hosts,
@@ -257,6 +258,39 @@ fn a_managed_domain_is_started_as_it_was(space: &Space) -> Result<()> {
     for kept in ["Rich One", "root.qcow2", "data.img", "cd.iso"] {
         ensure!(left.contains(kept), "{kept} is gone: {left}");
     }
+    legacy.remove()
+}
+
+fn what_no_object_stands_for_stays_as_it_is(space: &Space) -> Result<()> {
+    // Off, for the lab has none of these devices.
+    let legacy = Legacy::small(
+        space,
+        "h2",
+        "Devices",
+        "<disk type='block'><driver name='qemu' type='raw' io='native' cache='none'/><source dev='/dev/vg0/data'/>\
+         <target dev='vdb' bus='virtio'/></disk>\
+         <disk type='network'><driver name='qemu' type='raw'/><source protocol='rbd' name='pool/image'>\
+         <host name='ceph.example.org' port='6789'/></source><target dev='vdc' bus='virtio'/></disk>\
+         <disk type='file' device='cdrom'><target dev='hda' bus='ide'/></disk>\
+         <hostdev mode='subsystem' type='pci' managed='yes'><source>\
+         <address domain='0x0000' bus='0x65' slot='0x00' function='0x1'/></source></hostdev>\
+         <hostdev mode='subsystem' type='usb'><source><vendor id='0x046d'/><product id='0xc52b'/></source></hostdev>\
+         <interface type='direct'><source dev='eth7' mode='bridge'/><model type='virtio'/></interface>",
+    )?;
+    legacy.host.virsh(["autostart", &legacy.name])?;
+    let before = legacy.definition()?;
+    let vm = legacy.import(&["--manage"])?;
+    let seen = is_managed(&vm)?;
+    ensure!(seen["spec"]["runStrategy"] == "Halted", "off, and with its host: {}", seen["spec"]["runStrategy"]);
+    ensure!(legacy.definition()? == before, "more than the mark has changed");
+    vm.condition("Synced", "True", "AsDefined")?;
+    ensure!(space.api().list(api::DISK, &space.namespace)?.len() == 1, "the one in a pool");
+    patch(&vm, space, json!({"management": "Observe"}))?;
+    vm.wait("it is given back", within(60), |vm| vm["metadata"]["finalizers"].is_null())?;
+    ensure!(legacy.definition()? == before, "its definition was changed");
+    ensure!(legacy.virsh("dominfo", "")?.contains("Autostart:      enable"), "libvirt started it, and does not now");
+    delete_with_disks(space, &vm)?;
+    ensure!(legacy.definition()? == before, "its definition was changed");
     legacy.remove()
 }
 

@@ -20,6 +20,12 @@
 //!    ├── release: Stop  ──▶ undefine ──▶ Released (the task ends when nodeName moves on)
 //!    └── deleted        ──▶ undefine, remove the seed ──▶ Gone (the task ends when the object is gone)
 //!
+//!  A domain that was there before (spec.existingDomain):
+//!
+//!  Observed ──── Manage ────▶ its mark is set, what runs stays ────▶ Running or (off), as above
+//!     ▲                                                                 │
+//!     └──────────── the mark is taken off, what runs stays ◀── Observe ─┘
+//!
 //!  From anywhere: Unreachable while libvirt is away, and HeldElsewhere while the domain's epoch is higher than the
 //!  placement's: nothing is done in either. Failing: a stop or an undefine failed and is tried again.
 //! ```

@@ -437,6 +437,32 @@ async fn an_existing_domain_is_taken_over_as_it_is_and_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn killed_anywhere_a_domain_is_taken_over_and_given_back_all_the_same() {
+    for kill in (1..=9).flat_map(|call| [(call, false), (call, true)]) {
+        let mut story = imported(true, ", disableAutostart: true");
+        story.fake.with(|world| world.killed_at = Some(kill));
+        for management in [Management::Manage, Management::Observe] {
+            story.change(|vm| vm.spec.management = management);
+            story.pass(40.0).await;
+            let killed = story.fake.with(|world| world.killed_at.is_some_and(|(call, _)| world.reached(call)));
+            if killed {
+                story.fake.with(|world| world.killed_at = None);
+                story.task.abort();
+                story = Story::with(story.fake.clone());
+                story.pass(40.0).await;
+            }
+            let is_ours = story.fake.state() == Some(DomainState::Running);
+            assert_eq!(is_ours, management == Management::Manage, "killed at {kill:?}, {management:?}");
+        }
+        let done = story.fake.with(|world| (world.starts, std::mem::take(&mut world.done)));
+        let touched = |what: &&&str| ["create", "define", "shutdown by ACPI", "destroy", "undefine"].contains(what);
+        assert_eq!((done.0, done.1.iter().find(touched)), (0, None), "killed at {kill:?}: {:?}", done.1);
+        let status = story.fake.status();
+        assert!(status.domain.is_none_or(|domain| domain.autostart), "killed at {kill:?}: its autostart is forgotten");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_marked_that_could_go_unnoticed() {
     let fake = Fake::default();
     foreign(&fake, false);
