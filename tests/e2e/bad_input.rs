@@ -57,9 +57,15 @@ const REFUSED_VMS: &[(&str, &str, &[&str])] = &[
     ),
     ("a domain that is text", "spec: {domain: text}", &["spec.domain:"]),
     (
-        "a domain over an observed one",
-        "spec: {management: Observe, existingDomain: {nodeName: h1, uuid: 0a000000-0000-4000-8000-000000000001}, domain: {}}",
-        &["spec:", "spec.domain is not accepted while spec.management is Observe"],
+        "a UUID beside that of an existing domain",
+        "spec: {existingDomain: {nodeName: h1, uuid: 0a000000-0000-4000-8000-000000000001}, \
+         firmware: {uuid: 0a000000-0000-4000-8000-000000000002}}",
+        &["spec:", "spec.firmware.uuid is not accepted beside spec.existingDomain"],
+    ),
+    (
+        "to observe what is not named",
+        "spec: {management: Observe}",
+        &["spec:", "spec.management Observe needs spec.existingDomain"],
     ),
     ("two disks of one name", "spec: {disks: [{name: a, diskName: b}, {name: a, diskName: c}]}", &["spec.disks:"]),
     ("two NICs of one name", "spec: {networks: [{name: a}, {name: a}]}", &["spec.networks:"]),
