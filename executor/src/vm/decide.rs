@@ -306,6 +306,8 @@ pub(super) struct View<'a> {
     pub memory: &'a Memory,
     /// Somebody has changed the definition, and it shall be made as the spec says.
     pub reverts: bool,
+    /// The disks whose bytes somebody has moved elsewhere.
+    pub moved: &'a [String],
     pub now: Instant,
 }
 
@@ -345,6 +347,10 @@ pub(super) fn next(view: &View<'_>) -> Step {
         return Step::Answer(result);
     }
     let request = pending(&vm.spec, status);
+    if view.seen.is_active() && !view.moved.is_empty() && request.is_some_and(|it| it.action == PowerAction::Restart) {
+        // It could not be started again.
+        return Step::Answer(PowerResult::Failed);
+    }
     let restart = request.is_some_and(|request| request.action == PowerAction::Restart);
     let force = request.is_some_and(|request| request.force && request.action != PowerAction::Start);
     let wanted = should_run_while(&vm.spec, status, view.seen.is_active());
@@ -363,6 +369,15 @@ pub(super) fn next(view: &View<'_>) -> Step {
         Seen::Ours(_) if !wanted && view.reverts => tried_again(view).unwrap_or(Step::Revert),
         _ if !wanted => Step::Rest(Phase::Stopped, None),
         Seen::Foreign(what) => Step::Rest(Phase::Waiting(NotYet::on_change("NameTaken", what.clone())), None),
+        Seen::Ours(_) if !view.moved.is_empty() => {
+            let message = format!(
+                "somebody has moved a disk on its host, as a snapshot does, and what was written since is there: {}. Bring \
+                 it back into the old place (virsh blockcommit while it runs, qemu-img commit while it is off) and set \
+                 the old source with virsh edit",
+                view.moved.join(", ")
+            );
+            Step::Rest(Phase::Waiting(NotYet::on_change("DiskMoved", message)), None)
+        }
         _ => start(view, &placement),
     }
 }

@@ -15,6 +15,7 @@ struct Case {
     session: Option<&'static str>,
     after: Duration,
     reverts: bool,
+    moved: Vec<String>,
     begin: Instant,
 }
 
@@ -30,6 +31,7 @@ fn vm(spec: &str) -> Case {
         session: Some(SESSION),
         after: Duration::ZERO,
         reverts: false,
+        moved: Vec::new(),
         begin: Instant::now(),
     }
 }
@@ -94,6 +96,7 @@ impl Case {
             seen: &self.seen,
             memory: &self.memory,
             reverts: self.reverts,
+            moved: &self.moved,
             now: self.begin + self.after,
         })
     }
@@ -306,4 +309,15 @@ fn after_an_end_the_next_start_waits_as_it_should() {
     assert_eq!(ended(3, guest), Some(1), "a loop of them must not spin");
     assert_eq!(ended(60, crash), Some(1));
     assert_eq!(ended(60, host), Some(5));
+}
+
+#[test]
+fn a_moved_disk_is_not_left_behind() {
+    let moved = |case: Case| Case { moved: vec!["devices/disk[vda]/source".into()], ..case };
+    let Phase::Waiting(why) = moved(always().seen(DomainState::Shutoff)).phase() else { panic!() };
+    assert_eq!(why.reason, "DiskMoved");
+    assert_eq!(moved(always().running()).phase(), Phase::Running, "what runs goes on");
+    let mut restart = always().running();
+    restart.vm.spec.power_request = serde_yaml_ng::from_str("{id: r, action: Restart}").unwrap();
+    assert_eq!(moved(restart).step(), Step::Answer(PowerResult::Failed));
 }

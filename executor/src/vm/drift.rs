@@ -2,6 +2,7 @@
 
 use kubevmm_analyser::diff::{Difference, Mode, diff};
 use kubevmm_analyser::lower::{HostFacts, Identity};
+use kubevmm_analyser::read::read_domain;
 use kubevmm_analyser::spec::{Connections, lower_spec};
 use kubevmm_analyser::{Element, Tree};
 use kubevmm_api::VirtualMachineStatus;
@@ -15,6 +16,9 @@ pub(super) struct Drift {
     pub definition: Vec<String>,
     /// Of what runs alone.
     pub running: Vec<String>,
+    /// The disks whose bytes lie elsewhere now: what was written since is there, and a start as it was made would leave
+    /// it behind.
+    pub moved: Vec<String>,
 }
 
 impl Drift {
@@ -32,10 +36,11 @@ impl Drift {
             _ => Vec::new(),
         };
         let definition = differences(Some(&details.definition), Mode::Desired);
+        let moved = definition.iter().filter(|it| is_move(it, &details.definition)).map(line).collect();
         let mut running = differences(details.live.as_deref(), Mode::Live);
         running.retain(|it| !definition.iter().any(|known| known.path == it.path));
         let lines = |found: Vec<Difference>| found.iter().map(line).collect();
-        Self { definition: lines(definition), running: lines(running) }
+        Self { definition: lines(definition), running: lines(running), moved }
     }
 }
 
@@ -54,6 +59,17 @@ fn prepared(mut root: Element, without_aliases: bool) -> Tree {
         }
     }
     Tree::new(root)
+}
+
+/// Whether a disk has another place, as after an external snapshot. Other media in a drive are none.
+fn is_move(difference: &Difference, definition: &str) -> bool {
+    let Some((key, rest)) = difference.path.strip_prefix("devices/disk[").and_then(|path| path.split_once(']')) else {
+        return false;
+    };
+    let drives = read_domain(definition).map(|domain| domain.disks).unwrap_or_default();
+    let mut drives = drives.into_iter().filter(|disk| ["cdrom", "floppy"].contains(&disk.device.as_str()));
+    let is_drive = drives.any(|drive| drive.target == key || drive.alias.as_deref() == Some(key));
+    !is_drive && rest.starts_with("/source") && difference.to.is_some()
 }
 
 fn line(difference: &Difference) -> String {
@@ -130,6 +146,20 @@ mod tests {
         assert_eq!((found.definition.len(), found.running.len()), (0, 1));
         assert!(found.running[0].ends_with("source/@network: dmz instead of lan"), "{found:?}");
         assert_eq!(drift(&larger, Some(&larger), 3).running, [] as [&str; 0], "told once");
+    }
+
+    #[test]
+    fn a_disk_that_was_moved_is_told_apart() {
+        let snapshot = made().replace("<source file='/p/v'/>", "<source file='/p/v.before'/>");
+        let found = drift(&snapshot, Some(&snapshot), 3);
+        assert_eq!(found.moved, ["devices/disk[ua-disk-root]/source/@file: /p/v.before instead of /p/v"]);
+        assert_eq!(found.moved, found.definition);
+        let copied = made()
+            .replace("<disk type='file'", "<disk type='block'")
+            .replace("<source file='/p/v'/>", "<source dev='/dev/x'/>");
+        assert!(!drift(&copied, None, 3).moved.is_empty());
+        let other = made().replace("<source network='lan'/>", "<source network='dmz'/>");
+        assert_eq!(drift(&other, None, 3).moved, [] as [&str; 0]);
     }
 
     #[test]

@@ -230,6 +230,7 @@ impl Task {
             seen: self.seen.as_ref().unwrap_or(&unknown),
             memory: &self.memory,
             reverts: self.vm.spec.drift_policy == DriftPolicy::Revert && self.is_to_be_reverted(),
+            moved: &self.guest.drift.moved,
             now: Instant::now(),
         })
     }
@@ -237,8 +238,9 @@ impl Task {
     /// The definition on the host is not as the spec says, and can be made so as far as is known.
     fn is_to_be_reverted(&self) -> bool {
         let Some(Seen::Ours(found)) = &self.seen else { return false };
-        let changed = &self.guest.drift.definition;
-        !found.defined || (!changed.is_empty() && self.memory.reverted.as_ref() != Some(changed))
+        let Drift { definition: changed, moved, .. } = &self.guest.drift;
+        let differs = !changed.is_empty() && self.memory.reverted.as_ref() != Some(changed);
+        moved.is_empty() && (!found.defined || differs)
     }
 
     /// The status with what this task knows by itself.
@@ -346,7 +348,13 @@ impl Task {
                 self.guest.drift = self.drift(&details);
                 self.guest.details = details;
             }
-            Err(error) => tracing::warn!(%error, "cannot read the domain"),
+            // It went between two calls.
+            Err(error) if error.is_not_found() => self.seen = None,
+            Err(error) => {
+                // What somebody has done to it is not known: nothing is started over that.
+                self.look_at = Some(Instant::now() + LOOK_AGAIN);
+                self.seen = Some(Seen::Unreachable(error.to_string()));
+            }
         }
     }
 
