@@ -203,11 +203,17 @@ fn a_running_domain_is_managed_and_given_back_without_a_touch(space: &Space) -> 
     let vm = legacy.import(&[])?;
     vm.wait("it is watched", within(20), |vm| vm["status"]["effective"].is_object())?;
 
-    let said = succeeds(space, &["import", "--node", "h1", &legacy.name, "--manage", "--dry-run"])?;
+    // It may carry the cluster: it is taken over only where somebody agrees.
+    let manage = ["import", "--node", "h1", &legacy.name, "--manage"];
+    for options in [&["--dry-run"][..], &[]] {
+        let refused = fails(space, &[&manage[..], options].concat())?;
+        ensure!(refused.contains("--disable-autostart"), "it does not name the way: {refused}");
+    }
+    let said = succeeds(space, &[&manage[..], &["--disable-autostart", "--dry-run"]].concat())?;
     ensure!(said.contains("autostart") && said.contains("loose.img"), "the pre-flight does not tell: {said}");
     ensure!(legacy.definition()? == before && space.api().list(api::DISK, &space.namespace)?.is_empty(), "it was dry");
 
-    legacy.import(&["--manage"])?;
+    legacy.import(&["--manage", "--disable-autostart"])?;
     let seen = is_managed(&vm)?;
     ensure!(legacy.qemu()?.pid == qemu.pid, "it was restarted");
     ensure!(legacy.definition()? == before, "more than the mark has changed:\n{}", legacy.definition()?);
@@ -238,7 +244,7 @@ fn a_running_domain_is_managed_and_given_back_without_a_touch(space: &Space) -> 
 fn a_managed_domain_is_started_as_it_was(space: &Space) -> Result<()> {
     let legacy = Legacy::rich(space, "h2")?.start()?;
     let (before, qemu) = (legacy.definition()?, legacy.qemu()?);
-    let vm = legacy.import(&["--manage"])?;
+    let vm = legacy.import(&["--manage", "--disable-autostart"])?;
     is_managed(&vm)?;
     vm.wait("it is placed", within(60), |vm| vm["status"]["placement"]["confirmed"].is_string())?;
     succeeds(space, &["restart", &vm.name, "--force"])?;
@@ -279,9 +285,9 @@ fn what_no_object_stands_for_stays_as_it_is(space: &Space) -> Result<()> {
     )?;
     legacy.host.virsh(["autostart", &legacy.name])?;
     let before = legacy.definition()?;
-    let vm = legacy.import(&["--manage"])?;
+    let vm = legacy.import(&["--manage", "--disable-autostart"])?;
     let seen = is_managed(&vm)?;
-    ensure!(seen["spec"]["runStrategy"] == "Halted", "off, and with its host: {}", seen["spec"]["runStrategy"]);
+    ensure!(seen["spec"]["runStrategy"] == "Manual", "off: {}", seen["spec"]["runStrategy"]);
     ensure!(legacy.definition()? == before, "more than the mark has changed");
     vm.condition("Synced", "True", "AsDefined")?;
     ensure!(space.api().list(api::DISK, &space.namespace)?.len() == 1, "the one in a pool");

@@ -110,8 +110,9 @@ when that is known.
 
 With --manage, the domain is then taken over without a restart: its volumes, pools and networks become objects, and \
 the spec says what the domain is already. What changes now and at its next start is told before; with --dry-run that \
-is all; with --wait, the command ends when it is taken over. Volumes stay when the objects are deleted. \
-To give the domain back:
+is all; with --wait, the command ends when it is taken over. A domain that libvirt starts with its host is refused \
+unless --disable-autostart agrees that it waits for the cluster from then on. Deleting a managed VirtualMachine stops \
+the guest and undefines the domain; volumes stay when the objects are deleted. To give the domain back first:
   kubectl patch vm NAME --type merge -p '{\"spec\":{\"management\":\"Observe\"}}'
 
 What is done already is left as it is, so that the command can be run again. An orphan that is named is attached to a \
@@ -227,6 +228,10 @@ pub(crate) struct ImportArgs {
     /// Take the domains over: objects are made for their disks and networks, and their VirtualMachines drive them
     #[arg(long)]
     pub(crate) manage: bool,
+    /// Take libvirt's autostart from domains that have it; without this, they are not taken over. Not for a domain that
+    /// carries the cluster itself, which must not wait for it
+    #[arg(long, requires = "manage")]
+    pub(crate) disable_autostart: bool,
     /// The domain whose XML is in this file (- is standard input), as `virsh dumpxml --inactive` prints it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) from: Option<PathBuf>,
@@ -406,6 +411,7 @@ mod tests {
             "import --node h1 --all win10",
             "import --node h1 --from f --all",
             "import --node h1 --from f win10",
+            "import --node h1 win10 --disable-autostart",
             "export-xml",
             "export-xml a b",
             "convert web.xml",
@@ -428,7 +434,7 @@ mod tests {
             "domains --node h1 -o json",
             "import --node h1 win10 -n shop --dry-run -o yaml",
             "import --node h1 --all --manage --timeout 30s --dry-run=server",
-            "import --node h1 --from - --manage -o json",
+            "import --node h1 --from - --manage --disable-autostart -o json",
             "export-xml web -n shop -o web.xml",
             "convert lift -o json - -d lifted",
             "convert diff --mode live web.xml -",

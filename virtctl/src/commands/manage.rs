@@ -21,7 +21,7 @@ use crate::cli::{DryRun, ImportArgs};
 use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::goal::{Goal, State};
-use crate::import::adopt::{Adoption, adopt};
+use crate::import::adopt::{Adoption, Terms, adopt};
 use crate::import::dump::{self, Dump};
 use crate::import::inventory::{HOSTNAME, Inventory};
 use crate::import::preflight::{self, Preflight};
@@ -216,15 +216,21 @@ async fn finish(
     }
     let mut inventory = inventory(cluster, hypervisor, subjects.iter().map(|subject| &subject.vm)).await?;
     let management = if args.manage { Management::Manage } else { Management::Observe };
+    let terms = Terms { management, disable_autostart: args.disable_autostart };
     let mut works = Vec::new();
     for subject in subjects {
         let mut attempt = inventory.clone();
-        match adopt(&subject.vm, management, &mut attempt) {
+        match adopt(&subject.vm, terms, &mut attempt) {
             Ok(adoption) => {
                 inventory = attempt;
                 works.push(Work { subject, adoption });
             }
-            Err(error) => failures.push(of_domain(&subject.domain, error)),
+            Err(error) => {
+                if args.dry_run != DryRun::None {
+                    tell(args, &preflight::refused(&args.node, &subject.domain.name, &subject.vm, &error))?;
+                }
+                failures.push(of_domain(&subject.domain, error));
+            }
         }
     }
     let (works, refused) = told(args, host, &inventory, works)?;
@@ -263,7 +269,16 @@ async fn taken_over(
     Ok(failures)
 }
 
-/// Tells what changes: on standard output, unless objects are printed there.
+/// Prints what a person is told: on standard output, unless objects are printed there.
+fn tell(args: &ImportArgs, text: &str) -> Result<(), Error> {
+    if args.output.is_some() {
+        eprint!("{text}");
+        return Ok(());
+    }
+    output::emit(text)
+}
+
+/// Tells what changes.
 fn told(
     args: &ImportArgs,
     host: &HostFacts,
@@ -276,9 +291,11 @@ fn told(
         let (domain, orphan) = (work.subject.domain.name.as_str(), work.subject.domain.orphan);
         let (node, observed, writes) = (args.node.as_str(), args.from.is_none(), writes.as_slice());
         match preflight::text(&Preflight { node, domain, orphan, adoption, writes, host, observed }) {
-            Ok(text) if args.output.is_some() => eprint!("{text}"),
-            Ok(text) => output::emit(&text)?,
+            Ok(text) => tell(args, &text)?,
             Err(error) => {
+                if args.dry_run != DryRun::None {
+                    tell(args, &preflight::refused(node, domain, &adoption.vm, &error))?;
+                }
                 refused.push(of_domain(&work.subject.domain, error));
                 continue;
             }

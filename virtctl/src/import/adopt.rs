@@ -31,14 +31,31 @@ pub(crate) struct Adoption {
     pub(crate) objects: Vec<Key>,
 }
 
+/// What the user wants of the domains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Terms {
+    /// Whether they are taken over.
+    pub(crate) management: Management,
+    /// libvirt's autostart may be taken from them.
+    pub(crate) disable_autostart: bool,
+}
+
 /// Plans for a VirtualMachine that observes a domain, by its status. An inventory that is left after an error is of no
 /// use any more.
 ///
 /// # Errors
-/// [`Error::Refused`]: the domain cannot be said in a spec, or one of its disks is somebody else's.
-pub(crate) fn adopt(vm: &VirtualMachine, management: Management, inventory: &mut Inventory) -> Result<Adoption, Error> {
+/// [`Error::Refused`]: the domain cannot be said in a spec, one of its disks is somebody else's, or it has an autostart
+/// that nobody has agreed to take.
+pub(crate) fn adopt(vm: &VirtualMachine, terms: Terms, inventory: &mut Inventory) -> Result<Adoption, Error> {
     let (found, connections) = read(vm)?;
     let status = vm.status.clone().unwrap_or_default();
+    if terms.management == Management::Manage && keeps_autostart(vm, terms) {
+        return Err(Error::Refused(
+            "libvirt starts it with the host, and a managed domain waits for the cluster instead, which one that carries \
+             the cluster itself must not: give --disable-autostart to agree, or leave it observed"
+                .into(),
+        ));
+    }
     let namespace = vm.namespace().unwrap_or_default();
     let (mut objects, mut of_disks) = (Vec::new(), Vec::new());
     let (mut networks, mut disks) = (Vec::new(), Vec::new());
@@ -67,7 +84,7 @@ pub(crate) fn adopt(vm: &VirtualMachine, management: Management, inventory: &mut
     objects.sort();
     objects.dedup();
     let mut adopted = vm.clone();
-    adopted.spec = spec(vm, &status, management, &found, disks, networks);
+    adopted.spec = spec(vm, terms, &found, disks, networks);
     Ok(Adoption { vm: adopted, found, connections, objects })
 }
 
@@ -127,14 +144,15 @@ fn disk_of(disk: &EffectiveDisk, object: String) -> Disk {
 
 fn spec(
     vm: &VirtualMachine,
-    status: &VirtualMachineStatus,
-    management: Management,
+    terms: Terms,
     found: &EffectiveSpec,
     disks: Vec<Disk>,
     networks: Vec<NetworkInterface>,
 ) -> VirtualMachineSpec {
     let mut spec = vm.spec.clone();
-    spec.run_strategy = strategy(status);
+    spec.run_strategy = vm.status.as_ref().map_or(RunStrategy::Manual, strategy);
+    // Answered long ago, when it was managed before: it must not be carried out again.
+    spec.power_request = None;
     spec.class_name = None;
     spec.cpu = Some(Cpu { cores: Some(found.cores), request: spec.cpu.and_then(|cpu| cpu.request) });
     spec.memory = Some(Memory { size: Some(found.memory.clone()) });
@@ -144,9 +162,9 @@ fn spec(
     spec.networks = networks;
     spec.cloud_init = None;
     spec.domain = Some(found.domain.clone()).filter(|domain| !domain.is_empty());
-    spec.management = management;
+    spec.management = terms.management;
     if let Some(existing) = &mut spec.existing_domain {
-        existing.disable_autostart |= has_autostart(status);
+        existing.disable_autostart |= terms.disable_autostart;
     }
     spec
 }
@@ -156,13 +174,16 @@ pub(crate) fn has_autostart(status: &VirtualMachineStatus) -> bool {
     status.domain.as_ref().is_some_and(|domain| domain.autostart)
 }
 
-/// What keeps the domain in the state that it is in, and does what libvirt's autostart did.
+/// Whether it has an autostart that may not be taken from it.
+pub(crate) fn keeps_autostart(vm: &VirtualMachine, terms: Terms) -> bool {
+    let agreed = vm.spec.existing_domain.as_ref().is_some_and(|existing| existing.disable_autostart);
+    vm.status.as_ref().is_some_and(has_autostart) && !agreed && !terms.disable_autostart
+}
+
+/// What keeps the domain in the state that it is in, and does what libvirt's autostart did. None that would stop it: who
+/// finds it off may write only after somebody has started it.
 fn strategy(status: &VirtualMachineStatus) -> RunStrategy {
-    match (status.is_active(), has_autostart(status)) {
-        (true, true) => RunStrategy::Always,
-        (false, true) => RunStrategy::Halted,
-        (_, false) => RunStrategy::Manual,
-    }
+    if status.is_active() && has_autostart(status) { RunStrategy::Always } else { RunStrategy::Manual }
 }
 
 #[cfg(test)]
@@ -171,6 +192,8 @@ mod tests {
     use crate::import::inventory::{Change, Kind};
     use crate::testing::{documents, inventory};
 
+    const AGREED: Terms = Terms { management: Management::Manage, disable_autostart: true };
+
     fn observed() -> VirtualMachine {
         documents("observed.yaml").remove(1)
     }
@@ -178,7 +201,7 @@ mod tests {
     #[test]
     fn the_spec_says_what_the_domain_is_and_no_default_of_the_schema() {
         let mut inventory = inventory("h1");
-        let adoption = adopt(&observed(), Management::Manage, &mut inventory).unwrap();
+        let adoption = adopt(&observed(), AGREED, &mut inventory).unwrap();
         let spec = serde_json::to_value(&adoption.vm.spec).unwrap();
         let wanted: serde_json::Value = serde_yaml_ng::from_str(
             "
@@ -220,9 +243,47 @@ mod tests {
         let mut vm = observed();
         vm.spec.termination_grace_period_seconds = 5;
         vm.spec.class_name = Some("small".into());
-        let spec = adopt(&vm, Management::Observe, &mut inventory("h1")).unwrap().vm.spec;
+        let only_observed = Terms { management: Management::Observe, disable_autostart: false };
+        let spec = adopt(&vm, only_observed, &mut inventory("h1")).unwrap().vm.spec;
         assert_eq!((spec.termination_grace_period_seconds, spec.class_name.as_deref()), (5, None));
         assert_eq!(spec.management, Management::Observe);
+        assert!(!spec.existing_domain.unwrap().disable_autostart, "nobody has agreed");
+    }
+
+    #[test]
+    fn what_was_asked_for_when_it_was_managed_before_is_not_repeated() {
+        let mut vm = observed();
+        vm.spec.power_request = Some(serde_yaml_ng::from_str("{id: a, action: Stop}").unwrap());
+        assert_eq!(adopt(&vm, AGREED, &mut inventory("h1")).unwrap().vm.spec.power_request, None);
+    }
+
+    #[test]
+    fn an_autostart_is_taken_only_where_somebody_has_agreed() {
+        for (autostart, agreed_in_spec, disable_autostart, management, possible) in [
+            (true, false, false, Management::Manage, false),
+            (true, false, true, Management::Manage, true),
+            (true, true, false, Management::Manage, true),
+            (false, false, false, Management::Manage, true),
+            (true, false, false, Management::Observe, true),
+        ] {
+            let mut vm = observed();
+            vm.status.as_mut().unwrap().domain.as_mut().unwrap().autostart = autostart;
+            vm.spec.existing_domain.as_mut().unwrap().disable_autostart = agreed_in_spec;
+            let adopted = adopt(&vm, Terms { management, disable_autostart }, &mut inventory("h1"));
+            let case = (autostart, agreed_in_spec, disable_autostart, management);
+            match adopted {
+                Ok(adoption) => {
+                    assert!(possible, "{case:?}");
+                    let existing = adoption.vm.spec.existing_domain.unwrap();
+                    assert_eq!(existing.disable_autostart, agreed_in_spec || disable_autostart, "{case:?}");
+                }
+                Err(error) => {
+                    assert!(!possible && error.exit_code() == 5, "{case:?}: {error}");
+                    let said = error.to_string();
+                    assert!(said.contains("carries the cluster") && said.contains("--disable-autostart"), "{said}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -233,7 +294,7 @@ mod tests {
         };
         assert_eq!(strategy("Running", true), RunStrategy::Always);
         assert_eq!(strategy("Paused", true), RunStrategy::Always);
-        assert_eq!(strategy("Shutoff", true), RunStrategy::Halted);
+        assert_eq!(strategy("Shutoff", true), RunStrategy::Manual, "somebody may start it before this is written");
         assert_eq!(strategy("Running", false), RunStrategy::Manual);
         assert_eq!(strategy("Shutoff", false), RunStrategy::Manual);
         assert_eq!(super::strategy(&VirtualMachineStatus::default()), RunStrategy::Manual, "of which nothing is known");
@@ -244,7 +305,7 @@ mod tests {
         let refused = |change: &dyn Fn(&mut VirtualMachine)| {
             let mut vm = observed();
             change(&mut vm);
-            let error = adopt(&vm, Management::Manage, &mut inventory("h1")).unwrap_err();
+            let error = adopt(&vm, AGREED, &mut inventory("h1")).unwrap_err();
             assert_eq!(error.exit_code(), 5, "{error}");
             error.to_string()
         };

@@ -9,9 +9,9 @@ use kubevmm_analyser::Tree;
 use kubevmm_analyser::diff::{Mode, diff};
 use kubevmm_analyser::lower::{HostFacts, Identity};
 use kubevmm_analyser::spec::lower_spec;
-use kubevmm_api::VirtualMachineStatus;
 use kubevmm_api::effective::{self, merge};
 use kubevmm_api::vm::{DiskStatus, Management, RunStrategy};
+use kubevmm_api::{VirtualMachine, VirtualMachineStatus};
 use serde_json::Value;
 
 use super::adopt::{Adoption, has_autostart};
@@ -45,13 +45,7 @@ pub(crate) struct Preflight<'a> {
 pub(crate) fn text(subject: &Preflight<'_>) -> Result<String, Error> {
     let vm = &subject.adoption.vm;
     let status = vm.status.clone().unwrap_or_default();
-    let mut out = format!(
-        "domain {:?} of {} as virtual machine {}/{}\n",
-        subject.domain,
-        subject.node,
-        vm.namespace().unwrap_or_default(),
-        vm.name_any()
-    );
+    let mut out = title(subject.node, subject.domain, vm);
     match vm.spec.management {
         Management::Manage => section(&mut out, "changes now", &[created(subject), taken(subject, &status)].concat()),
         Management::Observe => {
@@ -62,6 +56,16 @@ pub(crate) fn text(subject: &Preflight<'_>) -> Result<String, Error> {
     section(&mut out, "changes at its next start", &at_next_start(subject, &status)?);
     section(&mut out, "stays in spec.domain, as it is", &kept(&subject.adoption.found.domain, &status));
     Ok(out)
+}
+
+/// The text for a domain that nothing is done for.
+pub(crate) fn refused(node: &str, domain: &str, vm: &VirtualMachine, why: &Error) -> String {
+    format!("{}  changes now: nothing, it is refused: {}\n", title(node, domain, vm), one_line(&why.to_string()))
+}
+
+fn title(node: &str, domain: &str, vm: &VirtualMachine) -> String {
+    let namespace = vm.namespace().unwrap_or_default();
+    format!("domain {domain:?} of {node} as virtual machine {namespace}/{}\n", vm.name_any())
 }
 
 fn section(out: &mut String, title: &str, lines: &[String]) {
@@ -100,6 +104,7 @@ fn stands_for(object: &Value) -> String {
 fn taken(subject: &Preflight<'_>, status: &VirtualMachineStatus) -> Vec<String> {
     let spec = &subject.adoption.vm.spec;
     let domain = status.domain.as_ref();
+    let is_agreed = spec.existing_domain.as_ref().is_some_and(|existing| existing.disable_autostart);
     let mut lines = Vec::new();
     let mark = if subject.orphan { "the mark of the virtual machine that it had is replaced" } else { "it is marked" };
     lines.push(format!("{mark} in libvirt's metadata; what runs goes on"));
@@ -107,15 +112,24 @@ fn taken(subject: &Preflight<'_>, status: &VirtualMachineStatus) -> Vec<String> 
         lines.push("it is defined, for it is transient: a stop no longer takes it away".into());
     }
     if has_autostart(status) {
-        lines.push("libvirt's autostart is taken from it, and given back when it is only observed again".into());
-    } else if !subject.observed {
+        lines.push(if is_agreed {
+            "libvirt's autostart is taken from it, and given back when it is only observed again".into()
+        } else {
+            "it is refused until spec.existingDomain.disableAutostart is true, for libvirt starts it with the host"
+                .into()
+        });
+    } else if !subject.observed && !is_agreed {
         lines.push(
-            "its XML does not tell whether libvirt starts it with the host: where `virsh dominfo` does, \
-             spec.existingDomain.disableAutostart must be true"
+            "its XML does not tell whether libvirt starts it with the host: where `virsh dominfo` does, it is refused until \
+             spec.existingDomain.disableAutostart is true (--manage --disable-autostart)"
                 .into(),
         );
     }
     lines.push(strategy(spec.run_strategy));
+    if has_autostart(status) && spec.run_strategy == RunStrategy::Manual {
+        lines
+            .push("nobody starts it with the host any more: set spec.runStrategy to Always where it should run".into());
+    }
     let found = &subject.adoption.found;
     let millis = effective::cpu_request_millis(spec, None).unwrap_or_default();
     lines.push(format!(
@@ -123,6 +137,11 @@ fn taken(subject: &Preflight<'_>, status: &VirtualMachineStatus) -> Vec<String> 
          counts in the quota of the namespace",
         found.memory, subject.node
     ));
+    lines.push(
+        "deleting it stops the guest and undefines the domain, with its managed save image and the metadata of its \
+         snapshots and checkpoints; UEFI variables and TPM state stay"
+            .into(),
+    );
     lines
 }
 
@@ -235,15 +254,15 @@ fn quoted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::import::adopt::adopt;
+    use crate::import::adopt::{Terms, adopt};
     use crate::testing::{documents, golden, inventory};
     use kubevmm_analyser::spec::host_facts;
-    use kubevmm_api::VirtualMachine;
     use kubevmm_api::common::Accelerator;
 
     fn preflight(vm: &VirtualMachine, management: Management, orphan: bool, observed: bool) -> Result<String, Error> {
         let mut inventory = inventory("h1");
-        let adoption = adopt(vm, management, &mut inventory)?;
+        let disable_autostart = management == Management::Manage;
+        let adoption = adopt(vm, Terms { management, disable_autostart }, &mut inventory)?;
         let writes: Vec<_> = adoption.objects.iter().filter_map(|key| inventory.write(key).unwrap()).collect();
         let host = host_facts(Accelerator::KVM, "x86_64");
         let (adoption, writes, host) = (&adoption, writes.as_slice(), &host);
@@ -264,6 +283,11 @@ mod tests {
         let mut vm = observed();
         vm.status.as_mut().unwrap().domain = None;
         golden("preflight-file.txt", &preflight(&vm, Management::Observe, false, false).unwrap());
+        let text = preflight(&observed(), Management::Observe, false, false).unwrap();
+        assert!(
+            text.contains("it is refused until spec.existingDomain.disableAutostart is true, for libvirt"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -274,6 +298,24 @@ mod tests {
         let text = preflight(&vm, Management::Manage, true, true).unwrap();
         assert!(text.contains("the disk vda is named by the path of its volume default/db.qcow2"), "{text}");
         assert!(text.contains("the mark of the virtual machine that it had is replaced"), "{text}");
+    }
+
+    #[test]
+    fn one_that_is_off_is_not_started_with_its_host_any_more() {
+        let mut vm = observed();
+        vm.status.as_mut().unwrap().domain.as_mut().unwrap().state = kubevmm_api::vm::DomainState::Shutoff;
+        let text = preflight(&vm, Management::Manage, false, true).unwrap();
+        assert!(text.contains("spec.runStrategy is Manual: it stays as it is"), "{text}");
+        assert!(text.contains("nobody starts it with the host any more: set spec.runStrategy to Always"), "{text}");
+    }
+
+    #[test]
+    fn a_refusal_is_told_as_one() {
+        let why = Error::Refused("no".into());
+        assert_eq!(
+            refused("h1", "DB", &observed(), &why),
+            "domain \"DB\" of h1 as virtual machine legacy/db\n  changes now: nothing, it is refused: no\n"
+        );
     }
 
     #[test]

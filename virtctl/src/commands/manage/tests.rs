@@ -81,7 +81,7 @@ async fn objects_come_before_the_spec_that_names_them() {
             "metadata": {"name": "h1", "labels": {"kubernetes.io/hostname": "host-1.example.org"}}});
         (path == "/api/v1/nodes/h1").then(|| (200, node.to_string()))
     });
-    import(&server, "db --manage").await.unwrap();
+    import(&server, "db --manage --disable-autostart").await.unwrap();
     let writes = writes_of(&server);
     assert!(writes[0].contains(r#""nodeSelector":{"kubernetes.io/hostname":"host-1.example.org"}"#), "{writes:?}");
     let what: Vec<_> = writes.iter().map(|write| write.split('?').next().unwrap().replace(GROUP, "")).collect();
@@ -112,18 +112,34 @@ async fn objects_come_before_the_spec_that_names_them() {
 #[tokio::test]
 async fn a_dry_run_writes_nothing() {
     let server = server(vec![vm(0)], |_, _| None);
-    import(&server, "--all --manage --dry-run").await.unwrap();
-    import(&server, "--all --manage --dry-run=client -o yaml").await.unwrap();
+    import(&server, "--all --manage --disable-autostart --dry-run").await.unwrap();
+    import(&server, "--all --manage --disable-autostart --dry-run=client -o yaml").await.unwrap();
     assert_eq!(writes_of(&server), [""; 0]);
-    import(&server, "db --manage --dry-run=server").await.unwrap();
+    import(&server, "db --manage --disable-autostart --dry-run=server").await.unwrap();
     let writes = writes_of(&server);
     assert!(writes.len() == 7 && writes.iter().all(|write| write.contains("dryRun=All")), "{writes:?}");
 }
 
 #[tokio::test]
+async fn an_autostart_that_nobody_has_agreed_to_take_stops_no_other() {
+    let mut other = vm(1);
+    other["status"]["domain"]["autostart"] = false.into();
+    let server = server(vec![vm(0), other], |_, _| None);
+    let error = import(&server, "db --manage").await.unwrap_err();
+    assert!(error.exit_code() == 5 && error.to_string().contains("give --disable-autostart"), "{error}");
+    assert_eq!(writes_of(&server), [""; 0]);
+    let error = import(&server, "--all --manage").await.unwrap_err();
+    assert_eq!((error.to_string().as_str(), error.exit_code()), ("1 of 2 failed", 5));
+    let puts: Vec<_> = writes_of(&server).into_iter().filter(|write| write.starts_with("PUT")).collect();
+    assert!(puts.len() == 1 && puts[0].contains("/virtualmachines/db1?"), "{puts:?}");
+    assert!(!puts[0].contains("disableAutostart"), "{puts:?}");
+}
+
+#[tokio::test]
 async fn what_is_printed_can_be_applied_over_what_observes() {
     let vm: VirtualMachine = documents("observed.yaml").remove(1);
-    let adoption = adopt(&vm, Management::Manage, &mut crate::testing::inventory("h1")).unwrap();
+    let terms = Terms { management: Management::Manage, disable_autostart: true };
+    let adoption = adopt(&vm, terms, &mut crate::testing::inventory("h1")).unwrap();
     let domain = serde_json::from_value(hypervisor(&[self::vm(0)])["status"]["domains"][0].clone()).unwrap();
     let work = Work { subject: Subject { domain, vm, is_new: false }, adoption };
     let server = server(vec![], |_, _| None);
@@ -150,7 +166,7 @@ async fn what_nobody_observes_has_no_dry_run() {
 async fn a_hundred_domains_share_what_they_use() {
     let server = server((1..=100).map(vm).collect(), |_, _| None);
     let started = std::time::Instant::now();
-    import(&server, "--all --manage -o name").await.unwrap();
+    import(&server, "--all --manage --disable-autostart -o name").await.unwrap();
     assert!(started.elapsed() < std::time::Duration::from_secs(20), "{:?}", started.elapsed());
     let writes = writes_of(&server);
     let count = |what: &str| writes.iter().filter(|write| write.contains(what)).count();
@@ -165,13 +181,13 @@ async fn one_that_fails_is_named_and_stops_no_other() {
         let forbidden = r#"{"kind": "Status", "code": 403, "message": "no", "reason": "Forbidden"}"#;
         (method == "POST" && path.contains("/clustervirtual")).then(|| (403, forbidden.into()))
     });
-    let error = import(&server, "--all --manage").await.unwrap_err();
+    let error = import(&server, "--all --manage --disable-autostart").await.unwrap_err();
     assert_eq!((error.to_string().as_str(), error.exit_code()), ("2 of 2 failed", 7));
     assert!(
         !writes_of(&server).iter().any(|write| write.starts_with("PUT") || write.contains("disks")),
         "none is half made"
     );
-    let error = import(&server, "db --manage").await.unwrap_err();
+    let error = import(&server, "db --manage --disable-autostart").await.unwrap_err();
     assert!(
         error.to_string().starts_with("domain \"db\": clustervirtualmachinenetwork.kubevmm.io/br0: no: ask"),
         "{error}"
@@ -195,7 +211,7 @@ async fn the_executors_answer_is_waited_for_when_asked() {
         let is_asked = is_written.load(Relaxed) && path.contains("fieldSelector");
         is_asked.then(|| list("VirtualMachineList", &[managed]))
     });
-    import(&server, "db --manage --wait").await.unwrap();
+    import(&server, "db --manage --disable-autostart --wait").await.unwrap();
     let requests = server.requests();
     let written = requests.iter().position(|request| request.starts_with("PUT")).unwrap();
     assert!(requests[written + 1..].iter().any(|request| request.contains("fieldSelector")), "{requests:?}");
@@ -208,7 +224,7 @@ async fn a_spec_that_has_changed_is_not_overwritten() {
         changed["metadata"]["generation"] = 2.into();
         (method == "GET" && path.ends_with("/virtualmachines/db")).then(|| (200, changed.to_string()))
     });
-    let error = import(&server, "db --manage").await.unwrap_err();
+    let error = import(&server, "db --manage --disable-autostart").await.unwrap_err();
     assert!(error.to_string().contains("changed meanwhile: run the command again"), "{error}");
     assert!(!writes_of(&server).iter().any(|write| write.starts_with("PUT")));
 }
@@ -221,7 +237,7 @@ async fn a_status_that_changes_is_no_obstacle() {
         let is_first = method == "PUT" && conflicts.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
         is_first.then(|| (409, conflict.into()))
     });
-    import(&server, "db --manage").await.unwrap();
+    import(&server, "db --manage --disable-autostart").await.unwrap();
     assert_eq!(writes_of(&server).iter().filter(|write| write.starts_with("PUT")).count(), 2);
 }
 
@@ -243,12 +259,12 @@ async fn an_object_that_is_made_meanwhile_is_taken_when_it_says_the_same() {
         };
         exists(method, path).or(there)
     });
-    import(&same, "db --manage").await.unwrap();
+    import(&same, "db --manage --disable-autostart").await.unwrap();
     let other = server(vec![vm(0)], move |method, path| {
         let is_one = method == "GET" && path.contains("storagepools/");
         exists(method, path).or(is_one.then(|| (200, pool("default", "another").to_string())))
     });
-    let error = import(&other, "db --manage").await.unwrap_err();
+    let error = import(&other, "db --manage --disable-autostart").await.unwrap_err();
     assert!(error.to_string().contains("says something else: run the command again"), "{error}");
 }
 
@@ -265,7 +281,7 @@ async fn a_file_takes_the_place_of_the_executor() {
     let server = server(vec![], |_, _| None);
     import(&server, &format!("--from {file} --dry-run=client -o yaml")).await.unwrap();
     assert_eq!(writes_of(&server), [""; 0], "the domain need not be there");
-    import(&server, &format!("--from {file} --manage")).await.unwrap();
+    import(&server, &format!("--from {file} --manage --disable-autostart")).await.unwrap();
     let writes = writes_of(&server);
     assert!(writes[0].contains("/clustervirtualmachinenetworks?"), "{writes:?}");
     assert!(writes[1].contains("/namespaces/legacy/virtualmachines?"), "{writes:?}");
