@@ -20,6 +20,7 @@ kubevmm_tests::stories! { alone: false;
     a_transient_domain_a_saved_one_and_one_with_snapshots_are_managed,
     one_name_and_one_uuid_on_two_hosts,
     what_others_change_is_told_and_undone,
+    a_disk_that_was_moved_is_not_left_behind,
     an_orphan_is_attached_again,
     an_exported_domain_is_defined_without_this_project,
     a_hundred_domains_are_managed_by_one_command,
@@ -426,6 +427,37 @@ fn what_others_change_is_told_and_undone(space: &Space) -> Result<()> {
     vm.is_ready()?;
     vm.condition("Synced", "True", "AsDefined")?;
     ensure!(legacy.qemu().is_ok(), "it has another UUID or name");
+    delete_with_disks(space, &vm)?;
+    legacy.remove()
+}
+
+fn a_disk_that_was_moved_is_not_left_behind(space: &Space) -> Result<()> {
+    let legacy = Legacy::small(space, "h2", "Moved", "")?.start()?;
+    let vm = legacy.import(&["--manage"])?;
+    is_managed(&vm)?;
+    vm.wait("it is placed", within(60), |vm| vm["status"]["placement"]["confirmed"].is_string())?;
+    let qemu = legacy.qemu()?;
+    let overlay = format!("/srv/{}/overlay.qcow2", legacy.pool);
+    legacy.virsh("snapshot-create-as", &format!("--disk-only --no-metadata --diskspec vda,file={overlay}"))?;
+    vm.wait("it is told", within(30), |vm| api::condition(vm, "Synced").2.contains(&overlay))?;
+
+    // Started again, it would be without what was written since.
+    patch(&vm, space, json!({"driftPolicy": "Revert"}))?;
+    fails(space, &["restart", &vm.name, "--force", "--wait", "--timeout", "30s"])?;
+    ensure!(legacy.qemu()?.pid == qemu.pid, "it was stopped, and cannot be started");
+    succeeds(space, &["stop", &vm.name, "--force", "--wait"])?;
+    succeeds(space, &["start", &vm.name])?;
+    let message = vm.condition("Ready", "False", "DiskMoved")?;
+    ensure!(message.contains(&overlay), "{message}");
+    ensure!(legacy.definition()?.contains(&overlay), "its definition was made anew");
+
+    legacy.host.sh(&format!(
+        "qemu-img commit -q -d {overlay} && virsh dumpxml --inactive '{0}' | sed 's|/overlay.qcow2|/root.qcow2|' \
+         >/run/edited.{1} && virsh -q define /run/edited.{1} && rm /run/edited.{1}",
+        legacy.name, space.namespace
+    ))?;
+    vm.is_ready()?;
+    vm.condition("Synced", "True", "AsDefined")?;
     delete_with_disks(space, &vm)?;
     legacy.remove()
 }

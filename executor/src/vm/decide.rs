@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kubevmm_analyser::mark::Mark;
-use kubevmm_api::condition::{self, HOST_RELEASED};
+use kubevmm_api::condition::{self, HOST_RELEASED, SYNCED};
 use kubevmm_api::power::{pending, should_run_while};
 use kubevmm_api::vm::{
     DomainState, PlacementStatus, PowerAction, PowerResult, Release, RunStrategy, StopReason, VirtualMachineSpec,
@@ -146,6 +146,12 @@ pub(super) struct Memory {
     pub end: End,
     /// When the running domain was started, or first seen.
     pub running_since: Option<Instant>,
+    /// Between attempts to mark a domain, to give it back, or to make its definition anew: 1 s to 30 s.
+    pub repairs: Backoff,
+    /// Why the last of these failed.
+    pub repair_trouble: Option<Trouble>,
+    /// The domain was migrated away: the word to start it, if there was one, that counts no more.
+    pub migrated: Option<Option<String>>,
     /// Where the definition was not as the spec says though it had just been made so: libvirt will have it otherwise.
     pub reverted: Option<Vec<String>>,
 }
@@ -163,6 +169,9 @@ impl Memory {
             acted_for: None,
             end: End::default(),
             running_since: None,
+            repairs: Backoff::new(Duration::from_secs(1), Duration::from_secs(30)),
+            repair_trouble: None,
+            migrated: None,
             reverted: None,
         }
     }
@@ -321,7 +330,9 @@ pub(super) fn next(view: &View<'_>) -> Step {
     match view.seen {
         Seen::Unreachable(why) => return Step::Rest(Phase::Unreachable(why.clone()), None),
         // It is only watched from now on, also if it is deleted at once.
-        Seen::Ours(_) if vm.spec.observed().is_some() => return tried_again(view).unwrap_or(Step::GiveBack),
+        Seen::Ours(found) if vm.spec.observed().is_some() => {
+            return repair(view, Step::GiveBack).unwrap_or_else(|| rest(view, found.state));
+        }
         _ if vm.spec.observed().is_some() => return Step::Leave,
         Seen::Ours(found) if found.epoch > placement.epoch => {
             return Step::Rest(Phase::HeldElsewhere(found.epoch), None);
@@ -336,12 +347,8 @@ pub(super) fn next(view: &View<'_>) -> Step {
         let released = status.released_epoch == Some(placement.epoch);
         return leave_host(view, if released { Step::Rest(Phase::Released, None) } else { Step::ReportReleased });
     }
-    match view.seen {
-        Seen::Existing(existing) => return take_over(view, existing),
-        Seen::Ours(found) if !found.marked || (found.autostart && may_take_autostart(vm)) => {
-            return tried_again(view).unwrap_or(Step::Mark);
-        }
-        _ => {}
+    if let Seen::Existing(existing) = view.seen {
+        return take_over(view, existing);
     }
     if let Some(result) = answer(&vm.spec, status, view.seen.is_active(), memory) {
         return Step::Answer(result);
@@ -358,15 +365,12 @@ pub(super) fn next(view: &View<'_>) -> Step {
         Seen::Ours(found) if found.state.is_active() => {
             if !wanted || restart {
                 stop(view, force)
-            } else if view.reverts {
-                tried_again(view).unwrap_or(Step::Revert)
-            } else if matches!(found.state, DomainState::Paused | DomainState::Suspended) {
-                Step::Rest(Phase::Paused, None)
             } else {
-                Step::Rest(Phase::Running, None)
+                mend(view, found).unwrap_or_else(|| rest(view, found.state))
             }
         }
-        Seen::Ours(_) if !wanted && view.reverts => tried_again(view).unwrap_or(Step::Revert),
+        Seen::Ours(found) if !wanted => mend(view, found).unwrap_or_else(|| rest(view, found.state)),
+        Seen::Absent if !wanted && is_unknown(view) => never_there(view),
         _ if !wanted => Step::Rest(Phase::Stopped, None),
         Seen::Foreign(what) => Step::Rest(Phase::Waiting(NotYet::on_change("NameTaken", what.clone())), None),
         Seen::Ours(_) if !view.moved.is_empty() => {
@@ -378,8 +382,47 @@ pub(super) fn next(view: &View<'_>) -> Step {
             );
             Step::Rest(Phase::Waiting(NotYet::on_change("DiskMoved", message)), None)
         }
+        Seen::Absent if is_unknown(view) => never_there(view),
         _ => start(view, &placement),
     }
+}
+
+/// The domain is as it shall be.
+fn rest(view: &View<'_>, state: DomainState) -> Step {
+    let phase = match state {
+        DomainState::Paused | DomainState::Suspended => Phase::Paused,
+        state if state.is_active() => Phase::Running,
+        _ => Phase::Stopped,
+    };
+    Step::Rest(phase, view.memory.repairs.wait(view.now))
+}
+
+/// What shall be mended of the domain, while it is not stopped.
+fn mend(view: &View<'_>, found: &Found) -> Option<Step> {
+    if !found.marked || (found.autostart && may_take_autostart(view.vm)) {
+        return repair(view, Step::Mark);
+    }
+    view.reverts.then(|| repair(view, Step::Revert)).flatten()
+}
+
+/// The step, unless it failed a moment ago. What runs is not held up by that.
+fn repair(view: &View<'_>, step: Step) -> Option<Step> {
+    view.memory.repairs.wait(view.now).is_none().then_some(step)
+}
+
+/// The domain that was to be taken over has never been there.
+fn is_unknown(view: &View<'_>) -> bool {
+    let missed = condition::find(&view.status.conditions, SYNCED).is_some_and(|it| it.reason == "DomainMissing");
+    view.vm.spec.existing_domain.is_some() && view.status.domain.is_none() && !missed
+}
+
+fn never_there(view: &View<'_>) -> Step {
+    let uuid = view.vm.spec.domain_uuid().unwrap_or_default();
+    let message = format!(
+        "spec.existingDomain.uuid: the host has no domain {uuid}: `virtctl domains` lists what the hosts have; delete this \
+         VirtualMachine and import the right one"
+    );
+    Step::Rest(Phase::Waiting(NotYet::on_change("DomainMissing", message)), None)
 }
 
 fn take_over(view: &View<'_>, existing: &Existing) -> Step {
@@ -395,6 +438,16 @@ fn take_over(view: &View<'_>, existing: &Existing) -> Step {
             existing.name
         );
         return Step::Rest(Phase::Waiting(NotYet::on_change("AutostartEnabled", message)), None);
+    }
+    let active = existing.state.is_active();
+    let asked = pending(&view.vm.spec, view.status).is_some_and(|request| request.action != PowerAction::Start);
+    if active && (asked || !should_run_while(&view.vm.spec, view.status, true)) {
+        let message = format!(
+            "the domain {} runs, and would be stopped by what the spec says: set spec.runStrategy to Manual or Always and \
+             take spec.powerRequest away, or stop it yourself",
+            existing.name
+        );
+        return Step::Rest(Phase::Waiting(NotYet::on_change("WouldStop", message)), None);
     }
     waits(view).unwrap_or(Step::TakeOver)
 }
@@ -413,7 +466,8 @@ fn waits(view: &View<'_>) -> Option<Step> {
 fn start(view: &View<'_>, placement: &PlacementStatus) -> Step {
     let memory = view.memory;
     let confirmed = placement.confirmed.is_some() && placement.confirmed.as_deref() == view.session;
-    if placement.pod_name.is_none() || !confirmed || placement.epoch <= memory.released {
+    let migrated = memory.migrated.as_ref() == Some(&placement.confirmed);
+    if placement.pod_name.is_none() || !confirmed || migrated || placement.epoch <= memory.released {
         return Step::Rest(Phase::Scheduling, None);
     }
     if let Some(until) = memory.starts.wait(view.now) {

@@ -334,7 +334,7 @@ async fn look(connection: &Connection, identity: &Identity) -> Result<Seen> {
             name: domain.name().to_owned(),
             autostart: defined && domain.autostart().await?,
             defined,
-            mark: running.and_then(std::result::Result::ok),
+            mark: [running, definition].into_iter().flatten().find_map(std::result::Result::ok),
         })),
         Some(Ok(mark)) => Ok(Seen::Foreign(format!(
             "the domain {} with the UUID {} belongs to the VirtualMachine {}/{} with uid {}",

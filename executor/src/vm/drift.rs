@@ -12,6 +12,8 @@ use super::domains::Details;
 /// The paths that differ, each with what it was and what it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Drift {
+    /// Whether the two could be compared.
+    pub known: bool,
     /// Of the definition: what the next start would use.
     pub definition: Vec<String>,
     /// Of what runs alone.
@@ -40,7 +42,7 @@ impl Drift {
         let mut running = differences(details.live.as_deref(), Mode::Live);
         running.retain(|it| !definition.iter().any(|known| known.path == it.path));
         let lines = |found: Vec<Difference>| found.iter().map(line).collect();
-        Self { definition: lines(definition), running: lines(running), moved }
+        Self { known: true, definition: lines(definition), running: lines(running), moved }
     }
 }
 
@@ -128,10 +130,11 @@ mod tests {
 
     #[test]
     fn what_was_made_is_no_drift() {
-        assert_eq!(drift(&made(), Some(&made()), 3), Drift::default());
+        let none = Drift { known: true, ..Drift::default() };
+        assert_eq!(drift(&made(), Some(&made()), 3), none);
         let others = made().replace("<alias name='ua-disk-root'/>", "").replace("<alias name='ua-nic-lan'/>", "");
         assert!(!others.contains("ua-"), "{others}");
-        assert_eq!(drift(&others, Some(&others), TAKEN_OVER), Drift::default(), "before we have made it");
+        assert_eq!(drift(&others, Some(&others), TAKEN_OVER), none, "before we have made it");
         assert_eq!(drift(&others, None, 3).definition.len(), 2);
     }
 

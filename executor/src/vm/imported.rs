@@ -2,15 +2,38 @@
 
 use kubevmm_analyser::mark::Mark;
 use kubevmm_analyser::spec::{Connections, host_facts};
+use kubevmm_api::effective::EffectiveSpec;
 use tokio::time::Instant;
 
 use super::apply::api_unavailable;
-use super::decide::{Existing, Seen, Step, may_take_autostart};
+use super::decide::{Existing, Seen, Step, Trouble, may_take_autostart};
 use super::drift::TAKEN_OVER;
 use super::existing::{self, refer};
 use super::prepare::{effective, lowered, mark};
 use super::task::Task;
 use crate::host::NotYet;
+use crate::libvirt;
+
+/// A spec that says less than the domain has would take it away at the next start.
+fn check_complete(lifted: &EffectiveSpec, wanted: &EffectiveSpec) -> Result<(), NotYet> {
+    let mut missing: Vec<String> = Vec::new();
+    let disks = lifted.disks.iter().filter(|disk| !wanted.disks.iter().any(|it| it.name == disk.name));
+    missing.extend(disks.map(|disk| format!("spec.disks[{}]", disk.name)));
+    let nics = lifted.networks.iter().filter(|nic| !wanted.networks.iter().any(|it| it.name == nic.name));
+    missing.extend(nics.map(|nic| format!("spec.networks[{}]", nic.name)));
+    if wanted.domain.is_empty() && !lifted.domain.is_empty() {
+        missing.push("spec.domain".into());
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "the domain has what the spec does not say: {}: `virtctl import --manage` writes it; once it is managed, take away \
+         what you do not want",
+        missing.join(", ")
+    );
+    Err(NotYet::on_change("SpecIncomplete", message))
+}
 
 impl Task {
     /// Marks a domain that was there before its VM. What runs, and what is defined, stays as it is.
@@ -22,17 +45,29 @@ impl Task {
             return Ok(());
         };
         let mut lifted = existing::lift(&*hands.cluster, &self.vm, &observed)?;
+        check_complete(&lifted.spec, &wanted)?;
         refer(&mut lifted, &wanted);
         self.check_orphan().await?;
         self.prove_placement().await.map_err(api_unavailable)?;
         if self.is_outdated(&Step::TakeOver) {
             return Ok(());
         }
-        self.own.effective = Some(lifted.spec);
-        self.own.connections = Some((lifted.disks, lifted.links));
-        self.own.autostart = Some(observed.autostart);
+        let known = self.status().domain.filter(|domain| domain.generation.is_some());
+        if known.is_none() {
+            self.own.effective = Some(lifted.spec);
+            self.own.connections = Some((lifted.disks, lifted.links));
+            self.own.autostart = Some(observed.autostart);
+        }
         self.persist().await?;
-        let mark = Mark { generation: TAKEN_OVER, ..mark(&self.vm, &self.identity) };
+        // Another VM may want it, too.
+        let before = self.seen.take();
+        self.reread().await;
+        if self.seen != before || self.is_outdated(&Step::TakeOver) {
+            return Ok(());
+        }
+        // One whose mark was lost is what it was made of, and what somebody has changed.
+        let generation = known.and_then(|domain| domain.generation).unwrap_or(TAKEN_OVER);
+        let mark = Mark { generation, ..mark(&self.vm, &self.identity) };
         let marked = hands.domains.mark(&self.identity, &mark, may_take_autostart(&self.vm)).await;
         self.seen = None;
         self.details_stale = true;
@@ -67,8 +102,7 @@ impl Task {
     pub(super) async fn give_back(&mut self) {
         let autostart = self.status().domain.is_some_and(|domain| domain.autostart);
         if let Err(error) = self.prove_placement().await {
-            self.memory.retries.fail(Instant::now());
-            self.note_trouble("ApiUnavailable", &error);
+            self.note_unrepaired("ApiUnavailable", &error);
             return;
         }
         if self.is_outdated(&Step::GiveBack) {
@@ -80,7 +114,25 @@ impl Task {
             let note = format!("the domain {name} is only watched from now on; nothing of it was changed");
             self.event(false, "GiveBack", "GivenBack", note);
         }
-        self.note_done("GiveBackFailed", done);
+        self.note_repair("GiveBackFailed", done);
+    }
+
+    fn note_repair(&mut self, reason: &'static str, done: libvirt::Result<()>) {
+        self.seen = None;
+        match done {
+            Ok(()) => {
+                self.memory.repairs.reset();
+                self.memory.repair_trouble = None;
+            }
+            Err(error) if error.is_not_found() || error.is_connection_lost() => {}
+            Err(error) => self.note_unrepaired(reason, &error),
+        }
+    }
+
+    fn note_unrepaired(&mut self, reason: &'static str, error: &dyn std::fmt::Display) {
+        tracing::warn!(reason, %error, "an action failed; trying again");
+        self.memory.repairs.fail(Instant::now());
+        self.memory.repair_trouble = Some(Trouble { reason, message: error.to_string() });
     }
 
     /// The VM must be looked at first, or what was decided is not so any more.
@@ -92,7 +144,7 @@ impl Task {
     pub(super) async fn mark(&mut self) {
         let mark = self.mark_of_definition();
         let done = self.hands.domains.mark(&self.identity, &mark, may_take_autostart(&self.vm)).await;
-        self.note_done("MarkFailed", done);
+        self.note_repair("MarkFailed", done);
     }
 
     /// The mark of the definition that is there.
@@ -112,15 +164,15 @@ impl Task {
                 lowered(spec, &host_facts(accelerator, &arch), &connections, &self.identity, self.mark_of_definition())
             }
             _ => {
-                self.memory.reverted = Some(self.guest.drift.definition.clone());
+                let why = "what the domain was made from is not known: the next start defines it from the spec";
+                self.note_unrepaired("RevertFailed", &why);
                 return;
             }
         };
         let done = match made {
             Ok(domain) => self.hands.domains.define(&self.identity, &domain.to_xml()).await,
             Err(not_yet) => {
-                self.memory.retries.fail(Instant::now());
-                self.note_trouble(not_yet.reason, &not_yet.message);
+                self.note_unrepaired(not_yet.reason, &not_yet.message);
                 return;
             }
         };
@@ -132,6 +184,6 @@ impl Task {
             }
         }
         self.details_stale = true;
-        self.note_done("RevertFailed", done);
+        self.note_repair("RevertFailed", done);
     }
 }

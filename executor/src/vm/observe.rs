@@ -18,7 +18,7 @@ use super::cluster::{Cluster, name_of};
 use super::domains::{Identity, Observed, Reading};
 use super::existing::{self, Lifted};
 use super::status::{addresses_of_running, agent_of_running, own_part};
-use super::task::{Hands, Input, Queue, is_older, now};
+use super::task::{CHECK, Hands, Input, Queue, is_older, now};
 use crate::api::{is_conflict, is_not_found};
 use crate::host::NotYet;
 use crate::libvirt::{DomainEvent, Lifecycle};
@@ -68,6 +68,8 @@ pub(super) struct Observer {
     /// The number of the run that is seen, to tell late answers.
     run: u64,
     writes: Backoff,
+    /// When the domain was last read.
+    read_at: Option<Instant>,
 }
 
 impl Observer {
@@ -90,6 +92,7 @@ impl Observer {
             asking: false,
             run: 0,
             writes: Backoff::new(Duration::from_secs(1), Duration::from_secs(5)),
+            read_at: None,
         }
     }
 
@@ -113,6 +116,9 @@ impl Observer {
     }
 
     async fn look(&mut self) {
+        if self.check_at().is_some_and(|at| at <= Instant::now()) {
+            self.seen = None;
+        }
         let unanswered = matches!(self.seen, Some(Seen::Unreachable(_)));
         if (self.seen.is_some() && !unanswered) || self.looks.wait(Instant::now()).is_some() {
             return;
@@ -128,12 +134,18 @@ impl Observer {
             self.looks.fail(Instant::now());
         } else {
             self.looks.reset();
+            self.read_at = Some(Instant::now());
             self.note_run(&seen);
         }
         if let Seen::There(observed) = &seen {
             self.lifted = Some(existing::lift(&*self.cluster, &self.vm, observed));
         }
         self.seen = Some(seen);
+    }
+
+    /// When the domain is to be read again, if nothing happens before.
+    fn check_at(&self) -> Option<Instant> {
+        matches!(self.seen, Some(Seen::There(_))).then(|| self.read_at.unwrap_or_else(Instant::now) + CHECK)
     }
 
     /// What could not be lifted may be so now.
@@ -239,8 +251,10 @@ impl Observer {
     /// Waits for the next thing to do. `false`: nobody needs this task any more.
     async fn wait(&mut self) -> bool {
         let now = Instant::now();
-        let wake =
-            [self.looks.wait(now), self.left, self.addresses_due(), self.writes.wait(now)].into_iter().flatten().min();
+        let wake = [self.looks.wait(now), self.left, self.addresses_due(), self.check_at(), self.writes.wait(now)]
+            .into_iter()
+            .flatten()
+            .min();
         let Some(inputs) = self.queue.wait(wake).await else { return false };
         inputs.into_iter().for_each(|input| self.take(input));
         true
@@ -422,6 +436,10 @@ fn render(
         },
         effective: if reachable { spec.map(|lifted| lifted.spec.clone()) } else { there.effective },
         conditions: conditions.collect(),
+        // What was answered stays answered, also when the VM is managed again.
+        last_power_request: there.last_power_request,
+        last_stop: there.last_stop,
+        released_epoch: there.released_epoch,
         ..Default::default()
     }
 }
@@ -430,7 +448,8 @@ fn not_running(kind: &'static str) -> Wanted {
     Wanted::no(kind, "NotRunning", "")
 }
 
-fn state(state: DomainState) -> (&'static str, Wanted) {
+/// The state of a domain that is not this project's.
+pub(super) fn state(state: DomainState) -> (&'static str, Wanted) {
     match state {
         DomainState::Running => ("Running", Wanted::yes(READY, "Running", "the domain runs")),
         DomainState::Paused | DomainState::Suspended => ("Paused", Wanted::no(READY, "Paused", "the domain is paused")),

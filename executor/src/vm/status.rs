@@ -16,9 +16,10 @@ use kubevmm_api::vm::{
 };
 
 use super::addresses;
-use super::decide::{Phase, Seen};
+use super::decide::{Phase, Seen, Trouble};
 use super::domains::{Details, Identity};
 use super::drift::Drift;
+use super::observe::state;
 use crate::host::NotYet;
 
 /// The conditions that the executor writes.
@@ -111,6 +112,8 @@ pub(super) struct Facts<'a> {
     pub own: &'a Own,
     pub seen: &'a Seen,
     pub phase: &'a Phase,
+    /// Why something about the domain cannot be mended, while it goes on as it is.
+    pub trouble: Option<&'a Trouble>,
     pub guest: &'a Guest,
     /// The merged spec of now.
     pub wanted: &'a Result<EffectiveSpec, NotYet>,
@@ -142,7 +145,11 @@ pub(super) fn render(facts: &Facts<'_>) -> VirtualMachineStatus {
         Some(effective) => disks(effective, &status.disks, &facts.guest.details.targets),
         None => Vec::new(),
     };
-    let mut wanted = vec![ready(facts.phase, status.last_stop.as_ref()), restart_required(facts, effective.as_ref())];
+    let running = match facts.seen {
+        Seen::Existing(existing) => state(existing.state).1,
+        _ => ready(facts.phase, status.last_stop.as_ref()),
+    };
+    let mut wanted = vec![running, restart_required(facts, effective.as_ref())];
     wanted.extend(synced(facts, &there));
     wanted.extend([agent_connected(facts), addresses_known(facts, &interfaces)]);
     if is_true(&status.conditions, HOST_RELEASED) {
@@ -225,6 +232,9 @@ fn disks(effective: &EffectiveSpec, known: &[DiskStatus], targets: &BTreeMap<Str
 
 fn printable(facts: &Facts<'_>) -> &'static str {
     let deleting = facts.vm.metadata.deletion_timestamp.is_some();
+    if let (Seen::Existing(existing), false) = (facts.seen, deleting) {
+        return state(existing.state).0;
+    }
     match facts.phase {
         Phase::Unreachable(_) | Phase::HeldElsewhere(_) => "Unknown",
         _ if deleting => "Terminating",
@@ -301,7 +311,10 @@ fn synced(facts: &Facts<'_>, there: &VirtualMachineStatus) -> Option<Wanted> {
     let found = match facts.seen {
         Seen::Unreachable(why) => return Some(Wanted::unknown(SYNCED, "LibvirtUnavailable", why.clone())),
         Seen::Existing(_) => {
-            return Some(Wanted::unknown(SYNCED, "NotTakenOver", "the domain is not this VM's yet"));
+            return Some(match facts.phase {
+                Phase::Waiting(not_yet) => Wanted::no(SYNCED, not_yet.reason, not_yet.message.clone()),
+                _ => Wanted::unknown(SYNCED, "NotTakenOver", "the domain is not this VM's yet"),
+            });
         }
         Seen::Foreign(_) => return None,
         Seen::Absent => {
@@ -314,11 +327,18 @@ fn synced(facts: &Facts<'_>, there: &VirtualMachineStatus) -> Option<Wanted> {
         }
         Seen::Ours(found) => found,
     };
+    if let Some(trouble) = facts.trouble {
+        return Some(Wanted::no(SYNCED, trouble.reason, trouble.message.clone()));
+    }
     let drift = &facts.guest.drift;
     if !found.defined {
         let message = "somebody has undefined the domain on its host while it runs: the next start defines it again \
                        (spec.driftPolicy Revert: at once)";
         return Some(Wanted::no(SYNCED, "DomainUndefined", message));
+    }
+    if !drift.known {
+        let message = "what the domain was made from is not known: it is from the next start on";
+        return Some(Wanted::unknown(SYNCED, "NotCompared", message));
     }
     let mut parts = Vec::new();
     if found.autostart {
@@ -416,7 +436,18 @@ mod tests {
             merge("web", UID, &vm.spec, None, None).map_err(|e| NotYet::on_change("InvalidSpec", e.to_string()));
         let guest = Guest::default();
         let now = at(second);
-        render(&Facts { vm, identity: &identity, own, seen, phase, guest: &guest, wanted: &wanted, now: &now })
+        let facts = Facts {
+            vm,
+            identity: &identity,
+            own,
+            seen,
+            phase,
+            trouble: None,
+            guest: &guest,
+            wanted: &wanted,
+            now: &now,
+        };
+        render(&facts)
     }
 
     fn running() -> Seen {

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::domains::Observed;
 use super::fakes::{Fake, conditions, vm};
+use super::observe::Observer;
 use super::task::{End, Input, Queue, Task};
 use crate::libvirt::{DomainEvent, Lifecycle, ShutdownDetail, StartedDetail, StoppedDetail};
 
@@ -378,7 +379,7 @@ async fn killed_anywhere_it_ends_the_same() {
     }
 }
 
-const EXISTING: &str = "{management: Manage, runStrategy: Manual, memory: {size: 16Mi}, \
+const EXISTING: &str = "{management: Manage, runStrategy: Manual, memory: {size: 16Mi}, domain: {title: Old}, \
     existingDomain: {nodeName: n1, uuid: 0a000000-0000-4000-8000-000000000001AUTOSTART}}";
 
 fn existing(autostart: &str) -> VirtualMachine {
@@ -484,13 +485,104 @@ async fn a_domain_that_libvirt_starts_by_itself_is_not_taken_over() {
     story.pass(60.0).await;
     assert_eq!(story.fake.done(), ["status"]);
     let status = story.fake.status();
-    assert_eq!(conditions(&status)["Ready"], "False/AutostartEnabled");
+    assert_eq!(conditions(&status)["Ready"], "True/Running", "it runs");
+    assert_eq!(conditions(&status)["Synced"], "False/AutostartEnabled");
     let domain = status.domain.unwrap();
     assert_eq!((domain.state, domain.generation, domain.autostart), (DomainState::Running, None, true));
     story.change(|vm| vm.metadata.deletion_timestamp = Some(super::task::now()));
     story.pass(60.0).await;
     assert_eq!(story.fake.done(), ["remove seed", "status"], "it is not this VM's: it runs on");
     assert_eq!(conditions(&story.fake.status())["HostReleased"], "True/Released");
+}
+
+/// What is said of a running domain that is not taken over, and by which spec.
+#[tokio::test(start_paused = true)]
+async fn a_domain_is_not_taken_over_by_a_spec_that_would_harm_it() {
+    let manual = "runStrategy: Manual, memory: {size: 16Mi}, domain: {title: Old}";
+    for (spec, reason) in [
+        ("runStrategy: Halted, memory: {size: 16Mi}, domain: {title: Old}".to_owned(), "WouldStop"),
+        (format!("{manual}, powerRequest: {{id: old, action: Restart, force: true}}"), "WouldStop"),
+        (format!("{manual}, powerRequest: {{id: old, action: Stop}}"), "WouldStop"),
+        ("runStrategy: Manual, memory: {size: 16Mi}".to_owned(), "SpecIncomplete"),
+    ] {
+        let fake = Fake::default();
+        foreign(&fake, false);
+        let mut vm = existing("");
+        let existing_domain = vm.spec.existing_domain.take();
+        vm.spec = serde_yaml_ng::from_str(&format!("{{{spec}}}")).unwrap();
+        vm.spec.existing_domain = existing_domain;
+        fake.with(|world| {
+            world.session = "s".into();
+            world.vm = Some(vm);
+        });
+        let story = Story::with(fake);
+        story.pass(60.0).await;
+        assert!(story.fake.done().iter().all(|what| *what == "status"), "{spec}");
+        let status = story.fake.status();
+        assert_eq!(conditions(&status)["Synced"], format!("False/{reason}"), "{spec}");
+        assert_eq!(conditions(&status)["Ready"], "True/Running", "{spec}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_answered_before_is_not_done_again() {
+    let story = imported(false, "");
+    story.pass(1.0).await;
+    story.change(|vm| {
+        vm.spec.power_request = serde_yaml_ng::from_str("{id: r, action: Restart, force: true}").unwrap();
+        let placement = vm.status.as_mut().unwrap().placement.as_mut().unwrap();
+        (placement.epoch, placement.pod_name, placement.confirmed) = (1, Some("p".into()), Some("s".into()));
+    });
+    story.pass(60.0).await;
+    assert_eq!((story.last_stop(), story.fake.with(|world| world.starts)), (StopReason::Requested, 1));
+    story.change(|vm| vm.spec.management = Management::Observe);
+    story.pass(1.0).await;
+    let Ok(End::Observed(vm, queue)) = story.task.await else { panic!() };
+    foreign(&story.fake, false);
+    let watching = tokio::spawn(Observer::new(&story.fake.hands(), vm, queue).run());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(story.fake.status().last_power_request.unwrap().id, "r", "the Observer keeps it");
+    watching.abort();
+    story.fake.with(|world| world.vm.as_mut().unwrap().spec.management = Management::Manage);
+    let again = Story::with(story.fake.clone());
+    again.fake.done();
+    again.pass(60.0).await;
+    assert!(again.fake.done().contains(&"mark"));
+    assert_eq!((again.fake.state(), again.fake.with(|world| world.starts)), (Some(DomainState::Running), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_domain_that_was_never_there_is_not_made() {
+    let fake = Fake::default();
+    let mut vm = existing("");
+    vm.spec.run_strategy = RunStrategy::Always;
+    fake.with(|world| {
+        world.session = "s".into();
+        world.vm = Some(vm);
+    });
+    let story = Story::with(fake);
+    story.pass(60.0).await;
+    assert_eq!(story.fake.done(), ["status"]);
+    assert_eq!(conditions(&story.fake.status())["Ready"], "False/DomainMissing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_migrated_away_waits_for_a_new_word() {
+    let story = Story::of(vm(ALWAYS, 1));
+    story.pass(60.0).await;
+    story.ends(None, StoppedDetail::Migrated);
+    story.pass(600.0).await;
+    assert_eq!(story.fake.with(|world| world.starts), 1, "it may run elsewhere");
+    let confirm = |word: Option<&str>| {
+        story.change(|vm| {
+            vm.status.as_mut().unwrap().placement.as_mut().unwrap().confirmed = word.map(str::to_owned);
+        });
+    };
+    confirm(None);
+    story.pass(1.0).await;
+    confirm(Some("s"));
+    story.pass(10.0).await;
+    assert_eq!(story.fake.with(|world| world.starts), 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -30,7 +30,7 @@ use super::status::{Facts, Guest, Own, own_part, render};
 use crate::Error;
 use crate::api::{is_conflict, is_not_found};
 use crate::host::NotYet;
-use crate::libvirt::GuestRequest;
+use crate::libvirt::{GuestRequest, StoppedDetail};
 
 /// More steps than any path through the states takes; a bug must not spin.
 const MAX_STEPS: usize = 20;
@@ -38,7 +38,7 @@ const MAX_STEPS: usize = 20;
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// libvirt tells nobody of a change by its calls for single settings (`virsh setmaxmem --config`, …): so often the domain
 /// is compared with what was made.
-const CHECK: Duration = Duration::from_secs(300);
+pub(super) const CHECK: Duration = Duration::from_secs(300);
 /// How long an end that was seen waits for the event that says why.
 const END_EVENT: Duration = Duration::from_millis(500);
 
@@ -250,6 +250,10 @@ impl Task {
 
     /// Reads what libvirt has, if that is not known, and notes what follows from a change.
     async fn look(&mut self) {
+        if matches!(self.seen, Some(Seen::Existing(_))) && self.check_at().is_some_and(|at| at <= Instant::now()) {
+            self.seen = None;
+            self.memory.waiting = None;
+        }
         if self.seen.is_some() && self.look_at.is_none_or(|at| at > Instant::now()) {
             return;
         }
@@ -264,6 +268,9 @@ impl Task {
             self.identity.name.clone_from(name);
         }
         self.details_stale |= matches!(seen, Seen::Ours(_));
+        if matches!(seen, Seen::Existing(_)) {
+            self.read_at = Some(Instant::now());
+        }
         self.seen = Some(seen);
         if !reachable {
             return;
@@ -306,6 +313,11 @@ impl Task {
         }
         let status = self.status();
         let request = pending(&self.vm.spec, &status).map(|request| request.id.clone());
+        if self.memory.end.stopped == Some(StoppedDetail::Migrated) {
+            // It may run on another host: the next start needs a word that was given after this.
+            let confirmed = status.placement.as_ref().and_then(|placement| placement.confirmed.clone());
+            self.memory.migrated = Some(confirmed);
+        }
         let reason = self.memory.ended(request.as_deref(), Instant::now());
         let moves = self.vm.metadata.deletion_timestamp.is_none()
             && status.placement.as_ref().is_some_and(|placement| placement.release == Release::Stop);
@@ -360,7 +372,8 @@ impl Task {
 
     /// When the domain is to be read as a whole again, if nothing happens before.
     fn check_at(&self) -> Option<Instant> {
-        matches!(self.seen, Some(Seen::Ours(_))).then(|| self.read_at.unwrap_or_else(Instant::now) + CHECK)
+        let there = matches!(self.seen, Some(Seen::Ours(_) | Seen::Existing(_)));
+        there.then(|| self.read_at.unwrap_or_else(Instant::now) + CHECK)
     }
 
     /// Where the domain is not what was made of the spec.
@@ -425,6 +438,7 @@ impl Task {
             own: &self.own,
             seen,
             phase: &self.phase,
+            trouble: self.memory.repair_trouble.as_ref(),
             guest: &self.guest,
             wanted: &wanted,
             now: &now(),

@@ -11,7 +11,7 @@ use super::Task;
 use crate::host::Retry;
 use crate::libvirt::{self, DomainEvent, GuestRequest, Lifecycle};
 use crate::vm::addresses;
-use crate::vm::decide::End;
+use crate::vm::decide::{End, Seen};
 
 /// What reaches a task.
 #[derive(Debug)]
@@ -113,6 +113,10 @@ impl Task {
     fn take_event(&mut self, event: &DomainEvent) {
         match event {
             DomainEvent::Lifecycle(kind) => {
+                if matches!(self.seen, Some(Seen::Existing(_))) {
+                    // What stood in the way of taking it over may have been mended.
+                    self.memory.waiting = None;
+                }
                 self.seen = None;
                 let end = &mut self.memory.end;
                 match kind {
@@ -129,7 +133,10 @@ impl Task {
                     self.addresses.restart(Instant::now());
                 }
             }
-            DomainEvent::MetadataChange { .. } => self.seen = None,
+            DomainEvent::MetadataChange { .. } => {
+                self.memory.waiting.take_if(|_| matches!(self.seen, Some(Seen::Existing(_))));
+                self.seen = None;
+            }
             DomainEvent::DeviceAdded { .. } | DomainEvent::DeviceRemoved { .. } => {
                 self.details_stale = true;
                 self.addresses.restart(Instant::now());
@@ -157,6 +164,8 @@ impl Task {
             self.memory.starts.reset();
             self.memory.trouble = None;
         }
+        let confirmed = vm.status.as_ref().and_then(|status| status.placement.as_ref()?.confirmed.clone());
+        self.memory.migrated.take_if(|counts_no_more| *counts_no_more != confirmed);
         let placement = |vm: &VirtualMachine| vm.status.as_ref().and_then(|status| status.placement.clone());
         if vm.spec != self.vm.spec || placement(&vm) != placement(&self.vm) {
             self.memory.waiting = None;
