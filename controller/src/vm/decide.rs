@@ -20,16 +20,15 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
+use kubevmm_api::VirtualMachineDisk;
 use kubevmm_api::condition::{self, HOST_RELEASED, READY, SCHEDULED, Wanted};
 use kubevmm_api::vm::{PlacementStatus, Release};
-use kubevmm_api::{VirtualMachineDisk, VirtualMachineStatus};
 
 use crate::disk::status::Owned;
-use crate::object::{enumerate, has_finalizer, is_deleting, name, uid};
-use crate::vm::candidates::Refusal;
+use crate::object::{has_finalizer, is_deleting, name, uid};
 use crate::vm::status::{Shown, StatusWanted};
 use crate::vm::view::View;
-use crate::vm::{disks, observe, placement};
+use crate::vm::{disks, domains, observe, placement};
 
 /// A step. Steps are taken in order; the first that fails ends the round.
 #[derive(Debug, Clone, PartialEq)]
@@ -147,7 +146,7 @@ fn delete(view: &View) -> Vec<Action> {
     let status = view.status();
     let released = condition::is_true(&status.conditions, HOST_RELEASED);
     let mut wanted = StatusWanted::keep(&status);
-    if !released && let Some(found) = placement::held_with_higher_epoch(view) {
+    if !released && let Some(found) = domains::held_with_higher_epoch(view) {
         wanted.node_name = Some(found.0.to_owned());
         wanted.placement = Some(PlacementStatus { epoch: found.1, ..Default::default() });
         return vec![Action::WriteStatus(Box::new(wanted))];
@@ -172,7 +171,7 @@ fn delete(view: &View) -> Vec<Action> {
         // The executor stops and undefines the domain, and says HostReleased.
         Some(_) if !released && !on_no_host => vec![],
         _ => {
-            if let Some((reason, message)) = held_elsewhere(view, &status) {
+            if let Some((reason, message)) = domains::held_elsewhere(view, &status) {
                 wanted.conditions = vec![Wanted::no(SCHEDULED, reason, message)];
                 return vec![Action::WriteStatus(Box::new(wanted))];
             }
@@ -183,31 +182,6 @@ fn delete(view: &View) -> Vec<Action> {
             actions
         }
     }
-}
-
-/// Another host may still have the domain, and so the disks: it tells of it, or has yet to tell what it has. Reason and
-/// message. A person's word that the host is gone for good ends the waiting.
-fn held_elsewhere(view: &View, status: &VirtualMachineStatus) -> Option<Refusal> {
-    let released = condition::find(&status.conditions, HOST_RELEASED);
-    if released.is_some_and(|released| released.status == "True" && released.reason == "HostOutOfService") {
-        return None;
-    }
-    let elsewhere = |node: &str| Some(node) != status.node_name.as_deref() && view.hosts.is_live(node);
-    let mut held = view.hosts.holding(&view.cluster_id, view.uid());
-    if let Some((host, domain, _)) = held.find(|(host, ..)| elsewhere(host)) {
-        let message = format!(
-            "the VM is deleted once the host {host} does not have its domain {} any more, which nobody there stops: \
-             save what is needed of it, then remove it there: virsh destroy {1}; virsh undefine {1}",
-            domain.name, domain.uuid
-        );
-        return Some(("HeldElsewhere", message));
-    }
-    let owing = view.hosts.owing_reports();
-    (!owing.is_empty()).then(|| {
-        let message =
-            format!("the VM is deleted once these hosts have told that they do not have it: {}", enumerate(&owing));
-        ("HostsNotReported", message)
-    })
 }
 
 /// Seconds that a placement pod gets once nothing of the VM runs.

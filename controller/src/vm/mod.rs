@@ -4,6 +4,7 @@ pub mod apply;
 pub mod candidates;
 pub mod decide;
 pub mod disks;
+pub mod domains;
 pub mod observe;
 pub mod pauses;
 pub mod placement;

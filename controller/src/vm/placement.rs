@@ -13,6 +13,7 @@ use crate::vm::decide::{
     Action, delete_pod, delete_pod_at_once, delete_pods, host_lost, is_leaving_at_once, is_leaving_soon,
 };
 use crate::vm::disks::{Disks, is_shared, move_to, names_of, pinned_to};
+use crate::vm::domains::{check_domains, check_reports, held_with_higher_epoch};
 use crate::vm::observe;
 use crate::vm::pod::{Phase, build, differs, is_outdated, phase};
 use crate::vm::status::Shown;
@@ -83,15 +84,6 @@ pub fn decide(view: &View, disks: &Disks) -> Placing {
         (true, Some(node), Some(pod)) => placed_on(view, disks, &status, node, pod, placing),
         (true, ..) => attempt(view, disks, &status, placing),
     }
-}
-
-/// The domain of the VM that a host tells of with a higher epoch than the VM knows: node and epoch. An imported VM goes to
-/// no other host for it.
-pub fn held_with_higher_epoch(view: &View) -> Option<(&str, i64)> {
-    let known = view.vm.status.as_ref().and_then(|status| status.placement.as_ref()).map_or(0, |p| p.epoch);
-    let held = view.hosts.holding(&view.cluster_id, view.uid());
-    let held = held.filter(|(node, ..)| view.home().is_none_or(|home| home == *node));
-    held.map(|(node, _, mark)| (node, mark.epoch)).filter(|(_, epoch)| *epoch > known).max_by_key(|(_, epoch)| *epoch)
 }
 
 /// The last host has stopped and undefined the domain on request.
@@ -313,45 +305,6 @@ fn confirm(view: &View, disks: &Disks, node: &str, placement: &mut PlacementStat
         return Err(("HostsNotReported", format!("the executor on {node} has yet to tell which domains its host has")));
     };
     placement.confirmed = Some(session.to_owned());
-    Ok(())
-}
-
-/// Every host has told its domains, and none of them stands in the way of a domain on `node`.
-fn check_reports(view: &View, node: Option<&str>) -> Result<(), Refusal> {
-    check_domains(view, node)?;
-    match view.hosts.owing_reports().as_slice() {
-        [] => Ok(()),
-        owing => Err((
-            "HostsNotReported",
-            format!("nothing is placed or started before these hosts have told their domains: {}", enumerate(owing)),
-        )),
-    }
-}
-
-fn check_domains(view: &View, node: Option<&str>) -> Result<(), Refusal> {
-    for (host, domain, mark) in view.hosts.marked_domains() {
-        if mark.namespace != view.namespace() || mark.name != view.name() {
-            continue;
-        }
-        let existing = view.vm.spec.existing_domain.as_ref();
-        if existing.is_some_and(|existing| existing.node_name == host && existing.uuid == domain.uuid) {
-            // The one that the VM is there for, whoever's it was before.
-            continue;
-        }
-        if domain.mark_of(&view.cluster_id, view.uid()).is_none() {
-            return Err((
-                "OrphanFound",
-                format!(
-                    "the host {host} has the domain {} of an earlier VirtualMachine of this name (uid {}): save what \
-                     is needed of it, then remove it there: virsh destroy {2}; virsh undefine {2}",
-                    domain.name, mark.uid, domain.uuid
-                ),
-            ));
-        }
-        if node.is_some_and(|node| node != host) {
-            return Err(("HeldElsewhere", format!("the host {host} still has the domain, at epoch {}", mark.epoch)));
-        }
-    }
     Ok(())
 }
 
