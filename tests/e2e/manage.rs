@@ -28,7 +28,7 @@ kubevmm_tests::stories! { alone: false;
 }
 
 /// Somebody else's domain on a host, with a pool of its own.
-struct Legacy<'a> {
+pub(crate) struct Legacy<'a> {
     space: &'a Space,
     host: Host,
     node: String,
@@ -40,7 +40,7 @@ struct Legacy<'a> {
 impl<'a> Legacy<'a> {
     /// A small one with a disk in a pool and a NIC on a network of the host; `more` of its devices. The pool holds the
     /// volumes `root.qcow2` and `data.img`.
-    fn small(space: &'a Space, host: &str, name: &str, more: &str) -> Result<Self> {
+    pub(crate) fn small(space: &'a Space, host: &str, name: &str, more: &str) -> Result<Self> {
         Self::define(space, host, name, |path| {
             format!(
                 "<memory unit='MiB'>16</memory><os><type arch='x86_64' machine='pc'>hvm</type></os>\
@@ -97,12 +97,12 @@ impl<'a> Legacy<'a> {
         Ok(Self { space, host, node: host.name.to_string(), name, pool })
     }
 
-    fn start(self) -> Result<Self> {
+    pub(crate) fn start(self) -> Result<Self> {
         self.host.virsh(["start", &self.name, "--paused"])?;
         Ok(self)
     }
 
-    fn virsh(&self, verb: &str, more: &str) -> Result<String> {
+    pub(crate) fn virsh(&self, verb: &str, more: &str) -> Result<String> {
         self.host.sh(&format!("virsh -q {verb} '{}' {more}", self.name))
     }
 
@@ -110,7 +110,7 @@ impl<'a> Legacy<'a> {
         Ok(self.virsh("domuuid", "")?.trim().to_owned())
     }
 
-    fn qemu(&self) -> Result<Process> {
+    pub(crate) fn qemu(&self) -> Result<Process> {
         self.host.qemus().remove(&self.uuid()?).with_context(|| format!("{} does not run", self.name))
     }
 
@@ -121,7 +121,7 @@ impl<'a> Legacy<'a> {
     }
 
     /// Imports it once it is listed, with these options; the VM's name.
-    fn import(&self, options: &[&str]) -> Result<Vm> {
+    pub(crate) fn import(&self, options: &[&str]) -> Result<Vm> {
         wait_for("it is listed", within(30), || {
             Ok(succeeds(self.space, &["domains", "--node", self.node()])?.contains(&self.name).then_some(()))
         })?;
@@ -140,7 +140,7 @@ impl<'a> Legacy<'a> {
     }
 
     /// Takes all of it away, whatever became of it.
-    fn remove(&self) -> Result<()> {
+    pub(crate) fn remove(&self) -> Result<()> {
         let Self { host, name, pool, .. } = self;
         host.sh(&format!(
             "virsh -q destroy '{name}' 2>/dev/null; \
@@ -161,14 +161,14 @@ impl<'a> Legacy<'a> {
 }
 
 /// It is managed: marked, and what was made of it is what is there.
-fn is_managed(vm: &Vm) -> Result<Json> {
+pub(crate) fn is_managed(vm: &Vm) -> Result<Json> {
     vm.wait("it is managed", within(60), |vm| {
         vm["status"]["domain"]["generation"].is_number()
             && vm["status"]["observedGeneration"] == vm["metadata"]["generation"]
     })
 }
 
-fn patch(vm: &Vm, space: &Space, spec: Json) -> Result<()> {
+pub(crate) fn patch(vm: &Vm, space: &Space, spec: Json) -> Result<()> {
     space.api().patch(api::VM, &vm.namespace, &vm.name, &json!({ "spec": spec })).map(drop)
 }
 
@@ -179,9 +179,11 @@ fn delete(space: &Space, vm: &Vm) -> Result<()> {
     vm.is_gone()
 }
 
-fn delete_with_disks(space: &Space, vm: &Vm) -> Result<()> {
+/// Deletes a VM, and the disks that were made with its import.
+pub(crate) fn delete_with_disks(space: &Space, vm: &Vm) -> Result<()> {
     delete(space, vm)?;
-    for disk in space.api().list(api::DISK, &space.namespace)? {
+    let disks = space.api().list(api::DISK, &space.namespace)?;
+    for disk in disks.iter().filter(|disk| disk["spec"]["source"]["existing"].is_object()) {
         let name = disk["metadata"]["name"].as_str().unwrap_or_default();
         space.delete(api::DISK, name)?;
         space.api().wait_gone(api::DISK, &space.namespace, name, within(60))?;

@@ -5,6 +5,9 @@ use kubevmm_lab::Daemon;
 use kubevmm_tests::cluster::SYSTEM;
 use kubevmm_tests::vm::shape;
 use kubevmm_tests::{Space, Vm, api, wait_for, within};
+use serde_json::json;
+
+use crate::manage::{Legacy, delete_with_disks, is_managed, patch};
 
 kubevmm_tests::stories! { alone: true; a_guest_outlives_everything_but_qemu }
 
@@ -17,11 +20,18 @@ fn a_guest_outlives_everything_but_qemu(space: &Space) -> Result<()> {
     let control_plane = cluster.host("cp");
     let before = shape(&vm.get()?);
     let qemu = vm.qemu()?;
+    // And so does one that was there before.
+    let legacy = Legacy::small(space, &host.name.to_string(), "Old", "")?.start()?;
+    let old = legacy.import(&["--manage"])?;
+    is_managed(&old)?;
+    let its_qemu = legacy.qemu()?;
     let lives = |what: &str| -> Result<()> {
         cluster.is_whole().with_context(|| format!("after: {what}"))?;
         let recovered = vm.wait(&format!("is as before, after: {what}"), within(90), |now| shape(now) == before);
         recovered.with_context(|| format!("it was {before}"))?;
         ensure!(vm.qemu()? == qemu, "QEMU is another one after: {what}");
+        ensure!(legacy.qemu()? == its_qemu, "that of the imported domain is another one after: {what}");
+        old.condition("Synced", "True", "AsDefined").with_context(|| format!("after: {what}"))?;
         vm.has_not_rebooted(&boot).with_context(|| format!("after: {what}"))
     };
 
@@ -68,6 +78,17 @@ fn a_guest_outlives_everything_but_qemu(space: &Space) -> Result<()> {
 
     delete_placement_pod(space, &vm)?;
     lives("its placement pod was deleted")?;
+
+    // Given back while libvirt is away: nothing is let go before the mark is off.
+    host.stop(Daemon::Libvirtd)?;
+    patch(&old, space, json!({"management": "Observe"}))?;
+    old.wait("it is to be given back", within(60), |vm| api::condition(vm, "Scheduled").1 == "Releasing")?;
+    host.start(Daemon::Libvirtd)?;
+    host.libvirt_answers()?;
+    old.wait("it is given back", within(90), |vm| vm["metadata"]["finalizers"].is_null())?;
+    ensure!(legacy.qemu()? == its_qemu && !legacy.virsh("dumpxml", "")?.contains("kubevmm:object"), "it is as it was");
+    delete_with_disks(space, &old)?;
+    legacy.remove()?;
     vm.vanishes()
 }
 
