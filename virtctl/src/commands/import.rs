@@ -10,7 +10,7 @@ use crate::cli::{DryRun, ImportArgs};
 use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::goal::State;
-use crate::import::{Plan, choose, orphans_note, plan};
+use crate::import::{Plan, choose, orphans_note, plan, unlisted};
 use crate::output;
 use crate::wait::wait;
 
@@ -23,12 +23,18 @@ pub(crate) async fn run(cluster: &Cluster, args: &ImportArgs) -> Result<(), Erro
     if let Some(file) = &args.from {
         return manage::run_from(cluster, args, &hypervisor, file).await;
     }
-    let status = hypervisor.status.clone().unwrap_or_default();
-    if let Some(unlisted) = status.unlisted_count.filter(|count| *count > 0) {
-        eprintln!("note: {unlisted} more foreign domains on {} are not listed, and not imported", args.node);
+    let mut status = hypervisor.status.clone().unwrap_or_default();
+    let unlisted_count = status.unlisted_count.unwrap_or(0);
+    if args.all && unlisted_count > 0 {
+        eprintln!(
+            "note: {unlisted_count} more foreign domains on {} are not listed, and not imported: give their UUIDs",
+            args.node
+        );
     }
+    let unlisted = unlisted(&status, &args.domains);
+    status.domains.extend(unlisted);
     let there = cluster.known_vms().await?;
-    let chosen = choose(&args.node, &status.domains, &args.domains, &there)?;
+    let chosen = choose(&args.node, &status.domains, unlisted_count, &args.domains, &there)?;
     if let Some(note) = orphans_note(&args.node, &status.domains).filter(|_| args.all) {
         eprintln!("note: {note}");
     }

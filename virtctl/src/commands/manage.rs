@@ -24,7 +24,7 @@ use crate::goal::{Goal, State};
 use crate::import::adopt::{Adoption, Terms, adopt};
 use crate::import::dump::{self, Dump};
 use crate::import::inventory::{HOSTNAME, Inventory};
-use crate::import::preflight::{self, Preflight};
+use crate::import::preflight::{self, Preflight, quoted};
 use crate::import::{Plan, choose, plan};
 use crate::wait::{Target, wait};
 use crate::{host, output, program};
@@ -82,7 +82,12 @@ pub(super) async fn run(
     let mut known = Vec::new();
     for (subject, seen) in subjects.into_iter().zip(seen) {
         match seen {
-            Ok(vm) => known.push(Subject { vm, ..subject }),
+            Ok(vm) => {
+                // One that is not listed was asked for by its UUID.
+                let told = vm.status.as_ref().and_then(|status| status.domain.as_ref());
+                let name = told.map_or(subject.domain.name, |told| told.name.clone());
+                known.push(Subject { domain: HostDomain { name, ..subject.domain }, vm, ..subject });
+            }
             Err(error) => failures.push(of_domain(&subject.domain, error)),
         }
     }
@@ -97,10 +102,13 @@ async fn begin(
     vm: VirtualMachine,
 ) -> Result<Subject, Error> {
     if args.dry_run != DryRun::None {
+        let import = format!("{} import --node {} {}", program(), args.node, quoted(&domain.name));
+        let (namespace, agreed) =
+            (&cluster.namespace, if args.disable_autostart { " --disable-autostart" } else { "" });
         return Err(Error::Refused(format!(
-            "it is not observed yet, so that what it is made of is not known: run `{} import` without --manage and --dry-run \
-             first, which changes nothing on the host, or give its XML with --from",
-            program()
+            "it is not observed yet, so that what it is made of is not known, and a dry run creates nothing: have it observed, \
+             which changes nothing on the host, and then look: `{import} -n {namespace}` and \
+             `{import} -n {namespace} --manage{agreed} --dry-run`"
         )));
     }
     let vm = observe(cluster, args, &vm).await?;
@@ -128,7 +136,7 @@ pub(super) async fn run_from(
     let (domain, state) = domain_of(&dump, hypervisor);
     let there = cluster.known_vms().await?;
     let domains = [domain];
-    let chosen = choose(&args.node, &domains, &[dump.uuid()], &there)?;
+    let chosen = choose(&args.node, &domains, 0, &[dump.uuid()], &there)?;
     let Some((domain, plan)) = chosen.iter().zip(plan(&args.node, &cluster.namespace, &chosen, &there)).next() else {
         return Ok(());
     };
@@ -197,7 +205,7 @@ async fn inventory(
     let selected = hypervisor.status.iter().flat_map(|status| &status.pools).map(|pool| pool.name.clone());
     let (pools, networks) = (cluster.list(cluster.all()).await?, cluster.list(cluster.all()).await?);
     let node = hypervisor.name_any();
-    let hostname = cluster.node_label(&node, HOSTNAME).await.unwrap_or_else(|| node.clone());
+    let hostname = cluster.node_label(&node, HOSTNAME).await?.unwrap_or_else(|| node.clone());
     Ok(Inventory::new((&node, &hostname), selected, pools, networks, own_networks, disks))
 }
 

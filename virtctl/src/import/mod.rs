@@ -10,9 +10,9 @@ use std::collections::BTreeSet;
 
 use kube::ResourceExt as _;
 use kubevmm_api::VirtualMachine;
-use kubevmm_api::hypervisor::HostDomain;
+use kubevmm_api::hypervisor::{HostDomain, HypervisorStatus};
 use kubevmm_api::names;
-use kubevmm_api::vm::{ExistingDomain, Management, RunStrategy, VirtualMachineSpec};
+use kubevmm_api::vm::{DomainState, ExistingDomain, Management, RunStrategy, VirtualMachineSpec};
 
 use crate::error::Error;
 use crate::near::near;
@@ -29,11 +29,25 @@ pub(crate) enum Plan {
     Managed(String),
 }
 
+/// The domains that are asked for by UUID and are not among those that a host lists, for it has more.
+pub(crate) fn unlisted(status: &HypervisorStatus, asked: &[String]) -> Vec<HostDomain> {
+    if status.unlisted_count.unwrap_or(0) == 0 {
+        return Vec::new();
+    }
+    let domain = |text: &String| {
+        let uuid = uuid::Uuid::try_parse(text).ok()?.to_string();
+        let is_new = uuid.eq_ignore_ascii_case(text) && !status.domains.iter().any(|domain| domain.uuid == uuid);
+        is_new.then(|| HostDomain { name: uuid.clone(), uuid, state: DomainState::Shutoff, mark: None, orphan: false })
+    };
+    asked.iter().filter_map(domain).collect()
+}
+
 /// The domains of a host that are meant: those that are named, by name or UUID, or else each foreign one. `there` are all
-/// VirtualMachines that are known.
+/// VirtualMachines that are known; `unlisted` domains are on the host besides.
 pub(crate) fn choose<'a>(
     node: &str,
     domains: &'a [HostDomain],
+    unlisted: i32,
     asked: &[String],
     there: &[VirtualMachine],
 ) -> Result<Vec<&'a HostDomain>, Error> {
@@ -43,7 +57,7 @@ pub(crate) fn choose<'a>(
     let mut chosen: Vec<&HostDomain> = Vec::new();
     for text in asked {
         let found = domains.iter().find(|domain| domain.name == *text || domain.uuid.eq_ignore_ascii_case(text));
-        let domain = found.ok_or_else(|| no_domain(node, domains, text))?;
+        let domain = found.ok_or_else(|| no_domain(node, domains, unlisted, text))?;
         if let Some(mark) = domain.mark.as_ref().filter(|_| !domain.orphan)
             && importer(node, domain, there).is_none()
         {
@@ -71,13 +85,20 @@ pub(crate) fn orphans_note(node: &str, domains: &[HostDomain]) -> Option<String>
     })
 }
 
-fn no_domain(node: &str, domains: &[HostDomain], text: &str) -> Error {
+fn no_domain(node: &str, domains: &[HostDomain], unlisted: i32, text: &str) -> Error {
     let near = near(text, domains.iter().map(|domain| domain.name.as_str()));
     let hint = match near.as_slice() {
+        [] if unlisted > 0 => {
+            format!("{unlisted} more of its domains are not listed: give the UUID (`virsh domuuid NAME` on the host)")
+        }
         [] => format!("`{} domains --node {node}` lists them", program()),
         near => format!("did you mean {}?", near.join(" or ")),
     };
-    Error::NotFound { what: format!("domain {text:?} on {node:?}"), hint }
+    let what = match unlisted {
+        0 => format!("domain {text:?} on {node:?}"),
+        _ => format!("domain {text:?} among those that {node:?} lists"),
+    };
+    Error::NotFound { what, hint }
 }
 
 /// What is to be done for each of `domains`; `there` are all VirtualMachines that are known.
@@ -158,7 +179,6 @@ fn label_or(name: &str, otherwise: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kubevmm_api::vm::DomainState;
 
     fn domain(number: u32, name: &str) -> HostDomain {
         HostDomain {
@@ -190,7 +210,8 @@ mod tests {
             [domain(1, "win10"), domain(2, "Mail Server"), marked(3, "shop.web", false), marked(4, "x", true)];
         let chosen = |asked: &[&str]| {
             let asked: Vec<String> = asked.iter().map(ToString::to_string).collect();
-            choose("h1", &domains, &asked, &[]).map(|chosen| chosen.iter().map(|d| d.name.clone()).collect::<Vec<_>>())
+            choose("h1", &domains, 0, &asked, &[])
+                .map(|chosen| chosen.iter().map(|d| d.name.clone()).collect::<Vec<_>>())
         };
         assert_eq!(chosen(&[]).unwrap(), ["win10", "Mail Server"]);
         assert_eq!(chosen(&["Mail Server", "0A000000-0000-4000-8000-000000000002"]).unwrap(), ["Mail Server"]);
@@ -200,6 +221,34 @@ mod tests {
         assert_eq!(chosen(&["x"]).unwrap(), ["x"], "an orphan that is named");
         assert!(orphans_note("h1", &domains).unwrap().contains("left: x:"));
         assert_eq!(orphans_note("h1", &domains[..3]), None);
+    }
+
+    #[test]
+    fn what_a_host_does_not_list_is_given_by_uuid() {
+        let status = |unlisted_count| HypervisorStatus {
+            domains: vec![domain(1, "win10")],
+            unlisted_count,
+            ..Default::default()
+        };
+        let (listed, other) = ("0a000000-0000-4000-8000-000000000001", "0A000000-0000-4000-8000-000000000002");
+        for (count, asked, found) in [
+            (Some(7), other, Some("0a000000-0000-4000-8000-000000000002")),
+            (Some(7), listed, None),
+            (Some(7), "win10", None),
+            (Some(7), "0a000000000040008000000000000002", None),
+            (Some(0), other, None),
+            (None, other, None),
+        ] {
+            let status = status(count);
+            let unlisted = unlisted(&status, &[asked.to_owned()]);
+            assert_eq!(unlisted.first().map(|domain| domain.uuid.as_str()), found, "{count:?} {asked}");
+            let domains = [status.domains, unlisted].concat();
+            let chosen = choose("h1", &domains, count.unwrap_or(0), &[asked.to_owned()], &[]);
+            assert_eq!(chosen.is_ok(), asked == listed || asked == "win10" || found.is_some(), "{count:?} {asked}");
+        }
+        let missing = choose("h1", &[], 7, &["mail".into()], &[]).unwrap_err();
+        assert_eq!(missing.exit_code(), 3);
+        assert!(missing.to_string().contains("7 more of its domains are not listed: give the UUID"), "{missing}");
     }
 
     #[test]
@@ -266,7 +315,7 @@ mod tests {
         vm.spec.management = Management::Manage;
         let there = [*vm];
         let domains = [marked];
-        let chosen = choose("h1", &domains, &["shop.web".into()], &there).unwrap();
+        let chosen = choose("h1", &domains, 0, &["shop.web".into()], &there).unwrap();
         assert_eq!(names(&plan("h1", "shop", &chosen, &there)), ["== shop/web"]);
         assert_eq!(
             names(&plan("h1", "shop", &[&HostDomain { mark: None, ..domain(3, "shop.web") }], &there)),

@@ -242,7 +242,7 @@ fn why_kept(disk: &DiskStatus, item: Option<&Value>) -> (String, Option<String>)
 }
 
 /// A word for a shell.
-fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
         word.to_owned()

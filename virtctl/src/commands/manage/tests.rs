@@ -110,6 +110,24 @@ async fn objects_come_before_the_spec_that_names_them() {
 }
 
 #[tokio::test]
+async fn who_may_not_read_nodes_selects_by_the_name() {
+    for (code, text) in [(403, "Forbidden"), (404, "NotFound")] {
+        let server = server(vec![vm(0)], move |_, path| {
+            let status = json!({"kind": "Status", "status": "Failure", "code": code, "message": "no", "reason": text});
+            (path == "/api/v1/nodes/h1").then(|| (code, status.to_string()))
+        });
+        import(&server, "db --manage --disable-autostart").await.unwrap();
+        let writes = writes_of(&server);
+        assert!(writes[0].contains(r#""nodeSelector":{"kubernetes.io/hostname":"h1"}"#), "{writes:?}");
+    }
+    let server = server(vec![vm(0)], |_, path| {
+        (path == "/api/v1/nodes/h1").then(|| (500, r#"{"kind": "Status", "code": 500, "message": "broken"}"#.into()))
+    });
+    assert_eq!(import(&server, "db --manage --disable-autostart").await.unwrap_err().exit_code(), 1);
+    assert_eq!(writes_of(&server), [""; 0]);
+}
+
+#[tokio::test]
 async fn a_dry_run_writes_nothing() {
     let server = server(vec![vm(0)], |_, _| None);
     import(&server, "--all --manage --disable-autostart --dry-run").await.unwrap();
@@ -159,6 +177,12 @@ async fn what_nobody_observes_has_no_dry_run() {
     });
     let error = import(&server, "db --manage --dry-run").await.unwrap_err();
     assert!(error.exit_code() == 5 && error.to_string().contains("domain \"db\": it is not observed yet"), "{error}");
+    assert!(
+        error.to_string().ends_with(
+            "`virtctl import --node h1 db -n legacy` and `virtctl import --node h1 db -n legacy --manage --dry-run`"
+        ),
+        "{error}"
+    );
     assert_eq!(writes_of(&server), [""; 0]);
 }
 
@@ -189,7 +213,7 @@ async fn one_that_fails_is_named_and_stops_no_other() {
     );
     let error = import(&server, "db --manage --disable-autostart").await.unwrap_err();
     assert!(
-        error.to_string().starts_with("domain \"db\": clustervirtualmachinenetwork.kubevmm.io/br0: no: ask"),
+        error.to_string().starts_with("domain \"DB\": clustervirtualmachinenetwork.kubevmm.io/br0: no: ask"),
         "{error}"
     );
 }
