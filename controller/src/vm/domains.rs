@@ -2,6 +2,7 @@
 
 use kubevmm_api::VirtualMachineStatus;
 use kubevmm_api::condition::{self, HOST_RELEASED};
+use kubevmm_api::hypervisor::{DomainMark, HostDomain};
 
 use crate::object::enumerate;
 use crate::vm::candidates::Refusal;
@@ -49,11 +50,37 @@ pub fn check_domains(view: &View, node: Option<&str>) -> Result<(), Refusal> {
                 ),
             ));
         }
-        if node.is_some_and(|node| node != host) {
-            return Err(("HeldElsewhere", format!("the host {host} still has the domain, at epoch {}", mark.epoch)));
+        if let Some(node) = node.filter(|node| *node != host) {
+            return Err(("HeldElsewhere", told_by_another(view, host, domain, mark, node)));
         }
     }
     Ok(())
+}
+
+/// What is said of a VM that `host` has a domain of, while it is to start on `node`.
+fn told_by_another(view: &View, host: &str, domain: &HostDomain, mark: &DomainMark, node: &str) -> String {
+    let HostDomain { name, uuid, .. } = domain;
+    if !view.is_own(domain) {
+        return format!(
+            "the host {host} has a copy of this VM's domain, {name}, with the VM's mark, so the VM is not started on \
+             {node}: {}; or remove it there: virsh destroy {uuid}; virsh undefine {uuid}",
+            take_mark_off(uuid)
+        );
+    }
+    format!(
+        "the host {host} has the domain {name} of this VM, at epoch {}, as after a migration by hand: nothing is started \
+         on {node} beside it. Bring it to {node} with virsh migrate; or save what is needed of it, then remove it on \
+         {host}: virsh destroy {uuid}; virsh undefine {uuid}",
+        mark.epoch
+    )
+}
+
+/// How a person takes the mark off a domain that is to stay.
+pub fn take_mark_off(uuid: &str) -> String {
+    format!(
+        "take the mark off there: virsh metadata {uuid} --uri https://kubevmm.io/libvirt/1 --remove --config, and once \
+         more with --live if it runs"
+    )
 }
 
 /// Another host may still have the domain, and so the disks: it tells of it, or has yet to tell what it has. Reason and

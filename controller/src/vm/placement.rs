@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use kubevmm_api::condition::{READY, SCHEDULED, Wanted};
+use kubevmm_api::hypervisor::HostDomain;
 use kubevmm_api::vm::{LastPowerRequest, PlacementStatus, PowerAction, PowerResult, Release};
 use kubevmm_api::{VirtualMachineDisk, VirtualMachineStatus, names, power};
 
@@ -43,16 +44,21 @@ pub fn decide(view: &View, disks: &Disks) -> Placing {
         // The domain is there before any placement, and its executor is to see the VM.
         status.node_name = status.node_name.or_else(|| observe::node_of(view, existing).map(Into::into));
     }
-    let current = status.placement.clone().unwrap_or_default();
     let should_run = power::should_run(&view.vm.spec, &status);
     if let Some((node, epoch)) = held_with_higher_epoch(view) {
         return take_over(view, &status, node, epoch, should_run);
     }
+    let refused = kept_off(view, &status);
+    if let (Some(_), Some(placement)) = (&refused, &mut status.placement) {
+        // The word to start is taken back, whatever else is to be done.
+        placement.confirmed = None;
+    }
+    let current = status.placement.clone().unwrap_or_default();
     let placing = Placing {
         before: vec![],
         node_name: status.node_name.clone(),
         placement: status.placement.clone(),
-        scheduled: placed(status.node_name.as_deref()),
+        scheduled: refused.unwrap_or_else(|| placed(status.node_name.as_deref())),
         shown: None,
         after: vec![],
     };
@@ -94,6 +100,14 @@ fn is_on_no_host(status: &VirtualMachineStatus) -> bool {
         .is_some_and(|placement| placement.release == Release::Stop && status.released_epoch == Some(placement.epoch))
 }
 
+/// Why a VM that is placed and does not run must not start: a host tells of a domain that stands in the way, such as the
+/// VM's own one, which somebody has migrated there by hand.
+fn kept_off(view: &View, status: &VirtualMachineStatus) -> Option<Wanted> {
+    let node = status.node_name.as_deref().filter(|_| !status.is_active())?;
+    let (reason, message) = check_domains(view, Some(node)).err()?;
+    Some(Wanted::no(SCHEDULED, reason, message))
+}
+
 fn placed(node: Option<&str>) -> Wanted {
     match node {
         Some(node) => Wanted::yes(SCHEDULED, "Placed", format!("on the host {node}")),
@@ -128,7 +142,6 @@ fn off(view: &View, status: &VirtualMachineStatus, placing: Placing) -> Placing 
         confirmed: None,
         ..placement
     });
-    let message = "the VM shall be off: no host is reserved for it";
     let shown = placing.node_name.is_none().then(|| Shown {
         printable: "Stopped",
         ready: Wanted::no(READY, "Stopped", "the VM is off"),
@@ -138,7 +151,8 @@ fn off(view: &View, status: &VirtualMachineStatus, placing: Placing) -> Placing 
             result: if request.action == PowerAction::Stop { PowerResult::AlreadyDone } else { PowerResult::Failed },
         }),
     });
-    let scheduled = Wanted::no(SCHEDULED, "Off", message);
+    let off = || Wanted::no(SCHEDULED, "Off", "the VM shall be off: no host is reserved for it");
+    let scheduled = kept_off(view, status).unwrap_or_else(off);
     Placing { placement, scheduled, shown, after: delete_pods(view), ..placing }
 }
 
@@ -434,6 +448,15 @@ fn settle(
         placing.scheduled = Wanted::no(SCHEDULED, "Moving", message);
         return placing;
     }
+    if let Some((last, domain)) = still_told(view, status).filter(|(last, _)| *last != node) {
+        let message = format!(
+            "the host {last} has given the VM up to {node}, and has yet to tell that its domain {} is gone; if it stays, \
+             remove it there: virsh undefine {}",
+            domain.name, domain.uuid
+        );
+        placing.scheduled = Wanted::no(SCHEDULED, "Moving", message);
+        return placing;
+    }
     let mut next = PlacementStatus {
         epoch,
         pod_name: Some(name(pod).to_owned()),
@@ -454,6 +477,13 @@ fn settle(
     placing.node_name = Some(node.to_owned());
     placing.placement = Some(next);
     placing
+}
+
+/// The domain that the last host has reported as undefined, while its list of domains still has it.
+fn still_told<'a>(view: &'a View, status: &VirtualMachineStatus) -> Option<(&'a str, &'a HostDomain)> {
+    let last = status.node_name.as_deref().filter(|_| is_on_no_host(status))?;
+    let mut told = view.hosts.holding(&view.cluster_id, view.uid());
+    told.find(|(host, domain, _)| *host == last && view.is_own(domain)).map(|(host, domain, _)| (host, domain))
 }
 
 /// Nothing can be done now but to say why.

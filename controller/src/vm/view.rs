@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use kubevmm_api::common::{ImageKind, ImageRef, NetworkKind};
+use kubevmm_api::hypervisor::HostDomain;
 use kubevmm_api::{
     ClusterVirtualMachineNetwork, VirtualMachine, VirtualMachineClass, VirtualMachineDisk, VirtualMachineNetwork,
     VirtualMachineStatus, VirtualMachineStoragePool,
@@ -67,6 +68,11 @@ impl View {
     /// The node that the VM never leaves: that of the domain that it was imported from.
     pub fn home(&self) -> Option<&str> {
         self.vm.spec.existing_domain.as_ref().map(|existing| existing.node_name.as_str())
+    }
+
+    /// Whether a domain with the VM's mark is its own one. Who copies a domain copies its mark, too.
+    pub fn is_own(&self, domain: &HostDomain) -> bool {
+        domain.uuid.eq_ignore_ascii_case(self.vm.spec.domain_uuid().unwrap_or(self.uid()))
     }
 
     /// Status of the VM.

@@ -23,7 +23,93 @@ fn an_older_domain_elsewhere_only_blocks_the_start() {
     let both = hosts(&[("a", POOL), ("b", &domain("u", CLUSTER, 1))]);
     let status = placed("").replace("confirmed: a_1", "confirmed: a_0");
     let (_, status) = outcome(&view("", &status).pods(&[running(1, "a")]).on(both));
-    assert_eq!((scheduled(&status).1, placement(&status).confirmed.as_deref()), ("HeldElsewhere", Some("a_0")));
+    assert_eq!((scheduled(&status).1, placement(&status).confirmed), ("HeldElsewhere", None));
+}
+
+const MIGRATED: &str = "domain: {name: shop.web, uuid: u, epoch: 1, state: Shutoff}";
+
+/// Somebody has migrated the domain from a to b.
+fn migrated() -> Hosts {
+    hosts(&[("a", POOL), ("b", &domain("u", CLUSTER, 1))])
+}
+
+#[test]
+fn the_word_to_start_is_taken_back_when_somebody_has_migrated_the_domain() {
+    let cases = [("it is off", MIGRATED), ("it is not defined any more", "")];
+    for (why, ended) in cases {
+        let (steps, status) = outcome(&view("", &placed(ended)).pods(&[running(1, "a")]).on(migrated()));
+        assert_eq!(steps, Vec::<String>::new(), "{why}");
+        let kept = PlacementStatus {
+            epoch: 1,
+            pod_name: Some(names::placement_pod("web", "u", 1)),
+            pod_uid: Some("pod-1".into()),
+            ..Default::default()
+        };
+        assert_eq!((placement(&status), status.clone().unwrap().node_name.as_deref()), (kept, Some("a")), "{why}");
+        let (holds, reason, message) = scheduled(&status);
+        assert_eq!((holds, reason), (Some(false), "HeldElsewhere"), "{why}");
+        for word in ["host b has the domain shop.web", "Bring it to a", "virsh destroy u; virsh undefine u"] {
+            assert!(message.contains(word), "{message}");
+        }
+    }
+}
+
+#[test]
+fn it_is_taken_back_whatever_else_is_to_be_done_for_the_vm() {
+    let unready = pod(1, "nodeName: a", "phase: Pending");
+    for (pods, reason) in [
+        (vec![], "HeldElsewhere"),
+        (vec![unready], "HeldElsewhere"),
+        (vec![leaving(1, "a", 90)], "Moving"),
+        (vec![pod(1, "nodeName: a", "phase: Failed, message: OutOfmemory")], "PodFailed"),
+    ] {
+        let (_, status) = outcome(&view("", &placed(MIGRATED)).pods(&pods).on(migrated()));
+        assert_eq!((placement(&status).confirmed, scheduled(&status).1), (None, reason));
+    }
+    let mut silent = migrated();
+    testing::lose(&mut silent, "a");
+    let (_, status) = outcome(&view("", &placed(MIGRATED)).pods(&[running(1, "a")]).on(silent));
+    assert_eq!((placement(&status).confirmed, scheduled(&status).1), (None, "HostLost"), "it may come back as it was");
+    let (_, status) = outcome(&view("runStrategy: Halted", &placed(MIGRATED)).pods(&[running(1, "a")]).on(migrated()));
+    assert_eq!((placement(&status).confirmed, scheduled(&status).1), (None, "HeldElsewhere"), "it is not off");
+}
+
+#[test]
+fn it_is_taken_back_for_an_orphan_that_turns_up() {
+    let orphan = hosts(&[("a", POOL), ("b", &domain("older", CLUSTER, 7))]);
+    let (_, status) = outcome(&view("", &placed(MIGRATED)).pods(&[running(1, "a")]).on(orphan));
+    assert_eq!((placement(&status).confirmed, scheduled(&status).1), (None, "OrphanFound"));
+}
+
+#[test]
+fn a_vm_that_runs_keeps_the_word_while_somebody_migrates_its_domain() {
+    let (steps, status) = outcome(&view("", &placed(ACTIVE)).pods(&[running(1, "a")]).on(migrated()));
+    assert_eq!((steps, placement(&status).confirmed.as_deref()), (vec![], Some("a_1")));
+    assert_eq!(scheduled(&status).1, "Placed");
+}
+
+#[test]
+fn the_word_comes_anew_once_no_other_host_has_the_domain() {
+    let waiting = |ended: &str| placed(ended).replace(", confirmed: a_1", "");
+    let confirmed = |ended: &str, hosts: Hosts| {
+        let (_, status) = outcome(&view("", &waiting(ended)).pods(&[running(1, "a")]).on(hosts));
+        (placement(&status).confirmed, scheduled(&status).1)
+    };
+    let here = hosts(&[("a", &domain("u", CLUSTER, 1)), ("b", POOL)]);
+    assert_eq!(confirmed(MIGRATED, migrated()), (None, "HeldElsewhere"));
+    assert_eq!(confirmed(MIGRATED, here.clone()), (Some("a_1".into()), "Placed"), "it was removed on b");
+    assert_eq!(confirmed(ACTIVE, here), (None, "Placed"), "it was brought back: it runs by nobody's word");
+}
+
+#[test]
+fn a_host_that_has_given_the_vm_up_is_waited_for_until_it_tells_so() {
+    let given = "nodeName: a, placement: {epoch: 1, release: Stop}, releasedEpoch: 1";
+    let told = hosts(&[("a", &domain("u", CLUSTER, 1)), ("b", POOL)]);
+    let (steps, status) = outcome(&view("", given).pods(&[running(2, "b")]).on(told));
+    let (holds, reason, message) = scheduled(&status);
+    assert_eq!((steps, holds, reason), (vec![], Some(false), "Moving"));
+    assert!(message.contains("virsh undefine u"), "{message}");
+    assert_eq!(status.unwrap().node_name.as_deref(), Some("a"));
 }
 
 #[test]
