@@ -225,6 +225,11 @@ mod tests {
         assert_eq!(run(&disk, Some(vm("", "", "")), &with("Shutoff")), freed(&disk));
         assert_eq!(run(&disk, Some(vm("", "", "")), &with("Running")), [], "the host knows better than the status");
         assert_eq!(run(&disk, None, &with("Shutoff")), [], "without its VM nobody defines it anew");
+        let copied = hosts(&[(
+            "a",
+            "domains: [{uuid: copy, name: copy, state: Running, mark: {clusterID: cluster, namespace: shop, name: web, uid: u, epoch: 1}}]",
+        )]);
+        assert_eq!(run(&disk, Some(vm("", "", "")), &copied), [], "a copy of the domain may use its disks");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use kubevmm_api::vm::{ExistingDomain, PlacementStatus, Release};
 use crate::object::{executor_owns, has_finalizer, is_deleting};
 use crate::vm::decide::{Action, delete_pods, delete_pods_at_once, host_lost};
 use crate::vm::disks;
+use crate::vm::domains::marked_beside;
 use crate::vm::status::{Shown, StatusWanted};
 use crate::vm::view::View;
 
@@ -77,8 +78,8 @@ fn let_go(view: &View, domain: &ExistingDomain) -> Vec<Action> {
 /// What is waited for before the VM is let go: nothing, once no domain bears its mark and none gets it any more.
 fn waits_for(view: &View, domain: &ExistingDomain, status: &VirtualMachineStatus) -> Option<(Wanted, Option<Shown>)> {
     let home = domain.node_name.as_str();
-    let mut marks = view.hosts.holding(&view.cluster_id, view.uid()).peekable();
-    let marked = marks.peek().is_some() || status.domain.as_ref().is_some_and(|domain| domain.generation.is_some());
+    let told = view.hosts.holding(&view.cluster_id, view.uid()).next().is_some();
+    let marked = told || status.domain.as_ref().is_some_and(|domain| domain.generation.is_some());
     let handed_over = status.node_name.is_some();
     if view.hosts.is_gone_for_good(home) || !(marked || handed_over) {
         return None;
@@ -86,12 +87,7 @@ fn waits_for(view: &View, domain: &ExistingDomain, status: &VirtualMachineStatus
     if !view.hosts.is_live(home) {
         return Some((host_silent(home), Some(unknown(host_lost(home)))));
     }
-    if let Some((host, marked, _)) = marks.find(|(host, ..)| *host != home) {
-        let message = format!(
-            "the host {host} has the domain {} with the mark of this VM, which nobody there takes off: virsh metadata {} \
-             --uri https://kubevmm.io/libvirt/1 --remove --config, and once more with --live if it runs",
-            marked.name, marked.uuid
-        );
+    if let Some(message) = marked_beside(view, home) {
         return Some((Wanted::no(SCHEDULED, "HeldElsewhere", message), None));
     }
     let reported = view.hosts.get(home).is_some_and(|host| host.reported_session().is_some());

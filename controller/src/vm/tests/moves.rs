@@ -16,6 +16,12 @@ fn a_newer_domain_elsewhere_is_taken_as_it_is() {
     }
     let (steps, status) = outcome(&view("", "").on(newer).deleting());
     assert_eq!((steps, status.unwrap().node_name.as_deref()), (vec![], Some("b")), "also to delete it there");
+    let copied = hosts(&[("a", POOL), ("b", &marked("copy", "u", CLUSTER, 5))]);
+    let (_, status) = outcome(&view("firmware: {uuid: COPY}", &placed("")).on(copied.clone()));
+    assert_eq!(status.unwrap().node_name.as_deref(), Some("b"), "its own UUID, whoever chose it");
+    let (_, status) = outcome(&view("", &placed("")).pods(&[running(1, "a")]).on(copied));
+    assert_eq!(status.clone().unwrap().node_name.as_deref(), Some("a"), "a copy is nothing to follow");
+    assert!(scheduled(&status).2.contains("virsh metadata copy --uri"), "{}", scheduled(&status).2);
 }
 
 #[test]
@@ -79,6 +85,13 @@ fn it_is_taken_back_for_an_orphan_that_turns_up() {
     let orphan = hosts(&[("a", POOL), ("b", &domain("older", CLUSTER, 7))]);
     let (_, status) = outcome(&view("", &placed(MIGRATED)).pods(&[running(1, "a")]).on(orphan));
     assert_eq!((placement(&status).confirmed, scheduled(&status).1), (None, "OrphanFound"));
+}
+
+#[test]
+fn a_copy_on_its_own_host_does_not_keep_a_vm_off() {
+    let copied = hosts(&[("a", &marked("copy", "u", CLUSTER, 1)), ("b", POOL)]);
+    let (_, status) = outcome(&view("", &placed(MIGRATED)).pods(&[running(1, "a")]).on(copied));
+    assert_eq!((placement(&status).confirmed.as_deref(), scheduled(&status).1), (Some("a_1"), "Placed"));
 }
 
 #[test]
@@ -247,6 +260,10 @@ fn a_deleted_vm_waits_for_every_host_that_may_have_its_domain() {
     assert_eq!(steps(&released("HostOutOfService"), &older), ["finalizer off"]);
     let own = hosts(&[("a", &domain("u", CLUSTER, 1)), ("b", POOL)]);
     assert_eq!(steps(&released("Released"), &own), ["finalizer off"], "the report of its own host is the older word");
+    for host in ["a", "b"] {
+        let copied = hosts(&[("a", POOL), ("b", POOL), (host, &marked("copy", "u", CLUSTER, 1))]);
+        assert_eq!(steps(&released("Released"), &copied), none, "a copy of it may use its disks");
+    }
     let mut owing = hosts(&[("a", POOL), ("b", POOL)]);
     owing.0.get_mut("b").unwrap().lease.renewed = false;
     assert_eq!(steps(&released("Released"), &owing), none);
@@ -267,6 +284,11 @@ fn a_deleted_vm_that_waits_says_for_whom_and_what_to_do() {
     let (kind, status, reason, message) = said(held);
     assert_eq!((kind, status, reason), (SCHEDULED, Some(false), "HeldElsewhere"));
     for word in ["host b", "shop.web", "virsh destroy u; virsh undefine u"] {
+        assert!(message.contains(word), "{message}");
+    }
+    let (.., reason, message) = said(hosts(&[("a", &marked("copy", "u", CLUSTER, 0)), ("b", POOL)]));
+    assert_eq!(reason, "HeldElsewhere");
+    for word in ["host a", "shop.web", "a copy of", "virsh metadata copy --uri", "virsh undefine copy"] {
         assert!(message.contains(word), "{message}");
     }
     let mut owing = hosts(&[("a", POOL), ("b", POOL)]);

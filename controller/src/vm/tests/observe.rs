@@ -3,6 +3,7 @@
 use super::*;
 use crate::vm::placement::evicted;
 
+const UUID: &str = "0a000000-0000-4000-8000-000000000001";
 const OBSERVE: &str = "management: Observe, existingDomain: {nodeName: a, uuid: 0a000000-0000-4000-8000-000000000001}";
 
 fn observed(meta: &str, status: &str) -> View {
@@ -89,20 +90,24 @@ fn one_that_was_managed_is_let_go_once_its_host_has_taken_the_mark_off() {
 
 #[test]
 fn nothing_of_it_is_touched_while_the_mark_may_be_there() {
-    let marked_by = |host: &str| hosts(&[("a", POOL), ("b", POOL), (host, &marked("0a", "u", CLUSTER, 0))]);
+    let tells = |host: &str, uuid: &str| hosts(&[("a", POOL), ("b", POOL), (host, &marked(uuid, "u", CLUSTER, 0))]);
+    let marked_by = |host: &str| tells(host, UUID);
     let none = || hosts(&[("a", POOL), ("b", POOL)]);
     let mut owing = none();
     owing.0.get_mut("a").unwrap().lease.renewed = false;
     let generation = UNMARKED.replace("state: Running", "state: Running, generation: 1");
     let earlier = UNMARKED.replace("observedGeneration: 1", "observedGeneration: 0");
     let says = "takes its mark off";
+    let (by_hand, copy) = ("virsh metadata 0a000000-0000-4000-8000-000000000001 --uri", "virsh metadata 0c --uri");
     for (why, meta, status, hosts, reason, says) in [
         ("the host tells of it", ANSWERED, UNMARKED, marked_by("a"), "Releasing", says),
         ("the VM's status tells of it", ANSWERED, &generation, none(), "Releasing", says),
         ("the executor may be about to mark it", ANSWERED, &earlier, none(), "Releasing", says),
         ("the controller has said this", "", UNMARKED, none(), "Releasing", says),
         ("the host has yet to tell", ANSWERED, UNMARKED, owing, "Releasing", says),
-        ("another host tells of it", ANSWERED, UNMARKED, marked_by("b"), "HeldElsewhere", "virsh metadata 0a --uri"),
+        ("another host tells of it", ANSWERED, UNMARKED, marked_by("b"), "HeldElsewhere", by_hand),
+        ("it has a copy with the mark", ANSWERED, UNMARKED, tells("a", "0c"), "HeldElsewhere", copy),
+        ("another host has a copy", ANSWERED, UNMARKED, tells("b", "0c"), "HeldElsewhere", copy),
     ] {
         for gone in ["", GONE] {
             let view = left(format!("{gone}, {OURS}, {meta}").trim_start_matches(", "), status).on(hosts.clone());
@@ -119,7 +124,7 @@ fn nothing_of_it_is_touched_while_the_mark_may_be_there() {
 
 #[test]
 fn a_lost_host_is_waited_for_until_a_person_gives_it_up() {
-    let mut lost = hosts(&[("a", &marked("0a", "u", CLUSTER, 0)), ("b", POOL)]);
+    let mut lost = hosts(&[("a", &marked(UUID, "u", CLUSTER, 0)), ("b", POOL)]);
     testing::lose(&mut lost, "a");
     let deleted = |hosts: &Hosts| outcome(&left(&format!("{GONE}, {OURS}"), "").on(hosts.clone()));
     let (steps, status) = deleted(&lost);
@@ -135,7 +140,7 @@ fn a_lost_host_is_waited_for_until_a_person_gives_it_up() {
 fn one_that_no_executor_has_heard_of_is_let_go_at_once() {
     assert_eq!(outcome(&observed(OURS, "")).0, ["finalizer off"]);
     assert_eq!(outcome(&observed(&format!("{GONE}, {OURS}"), "").on(hosts(&[]))).0, ["finalizer off"]);
-    let forgotten = hosts(&[("a", &marked("0a", "u", CLUSTER, 0))]);
+    let forgotten = hosts(&[("a", &marked(UUID, "u", CLUSTER, 0))]);
     let (steps, status) = outcome(&observed(OURS, "").on(forgotten));
     assert_eq!((steps, scheduled(&status).1), (vec![], "Releasing"), "an etcd that was restored may have forgotten it");
     assert_eq!(status.unwrap().node_name.as_deref(), Some("a"), "its executor is to see it");
