@@ -1,16 +1,13 @@
-//! A disk that is a volume which its host had already: looked up, never made, and deleted only on its owner's word.
+//! A disk that is a volume which its host had already: looked up, never made.
 
-use kube::api::{Api, ListParams};
 use kubevmm_analyser::lower::{DiskLocation, Format};
 use kubevmm_api::condition::{PROVISIONED, Wanted};
 use kubevmm_api::disk::ExistingVolume;
 use kubevmm_api::image::ImageFormat;
-use kubevmm_api::{Quantity, VirtualMachineDisk, names, volume};
+use kubevmm_api::{Quantity, VirtualMachineDisk};
 
-use super::decide::{self, Farewell};
-use super::{Disks, WRITE_TIMEOUT};
+use super::Disks;
 use crate::host::{DiskOnHost, NotYet};
-use crate::image::{Discarded, discard_volume};
 use crate::libvirt::StorageVolType;
 use crate::pool::{UsablePool, refresh};
 
@@ -71,50 +68,6 @@ impl Disks {
         };
         self.write(disk, &volume.volume_name, capacity, condition).await?;
         judged
-    }
-
-    /// Why the volume of a deleted disk stays: another object has it.
-    pub(super) async fn still_needed(&self, disk: &VirtualMachineDisk) -> Result<Option<String>, NotYet> {
-        // The watch shows this host's disks only, and may lag: this is the last look at the data.
-        let all: Api<VirtualMachineDisk> = Api::all(self.context.client.clone());
-        let params = ListParams::default();
-        let disks = crate::api::limited(WRITE_TIMEOUT, all.list(&params))
-            .await
-            .map_err(|error| NotYet::backoff("ApiUnavailable", format!("cannot read the other disks: {error}")))?;
-        let now = disks.items.iter().find(|now| now.metadata.uid == disk.metadata.uid);
-        if now.map(decide::farewell) != Some(Farewell::Delete) {
-            let message = "the disk has changed meanwhile: it is looked at again";
-            return Err(NotYet::backoff("InUse", message));
-        }
-        let rivals = volume::rivals(disk, &disks.items, |pool| self.context.store.pools.get_cluster(pool));
-        Ok(rivals.first().map(|rival| {
-            let meta = &rival.metadata;
-            let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());
-            format!(
-                "its volume stays in its pool: the VirtualMachineDisk {}/{} names it too",
-                namespace.unwrap_or_default(),
-                name.unwrap_or_default()
-            )
-        }))
-    }
-
-    /// Deletes the volume, unless something is based on it.
-    pub(super) async fn delete_existing(&self, volume: &ExistingVolume, pool: &UsablePool) -> Result<String, NotYet> {
-        let name = &volume.volume_name;
-        if names::is_image_volume(name) {
-            return Ok(format!("volume {name} stays: it is the copy of an image"));
-        }
-        match discard_volume(pool, name).await? {
-            Discarded::Gone => Ok("its volume is deleted".into()),
-            Discarded::IsBase => {
-                let message = format!(
-                    "another volume of pool {} is based on {name}: delete that one first, or leave this one there with \
-                     spec.reclaimPolicy: Retain",
-                    pool.name
-                );
-                Err(NotYet::backoff("InUse", message))
-            }
-        }
     }
 }
 

@@ -2,11 +2,13 @@
 
 mod decide;
 mod existing;
+mod leave;
+mod users;
 
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::{BoxFuture, join_all};
+use futures::future::BoxFuture;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
@@ -16,18 +18,17 @@ use kubevmm_analyser::read::read_volume;
 use kubevmm_api::condition::{HOST_RELEASED, PROVISIONED, Wanted};
 use kubevmm_api::{MANAGER_EXECUTOR, Quantity, VirtualMachineDisk};
 
-use self::decide::{Farewell, Step};
+use self::decide::Step;
 use crate::host::{Context, DiskOnHost, NotYet, Storage};
 use crate::image::Images;
 use crate::libvirt::StorageVol;
 use crate::pool::{Pools, UsablePool, find_volume};
 use crate::turns::Turns;
+use crate::vm::backoff::Backoff;
 
 /// More steps than any disk needs.
 const MOST_STEPS: usize = 6;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How soon a volume that could not be deleted is tried again.
-const RETRY: Duration = Duration::from_secs(10);
 
 /// The disks of this host. Clones share them.
 #[derive(Clone)]
@@ -35,8 +36,8 @@ pub struct Disks {
     context: Context,
     pools: Pools,
     images: Images,
-    /// One turn at a time for each disk.
-    turns: Turns,
+    /// One turn at a time for each disk; it hands on how its deletion has failed.
+    turns: Turns<Option<Backoff>>,
 }
 
 impl Storage for Disks {
@@ -60,23 +61,6 @@ impl Disks {
     /// The disks of `context`'s host.
     pub fn new(context: Context, pools: Pools, images: Images) -> Self {
         Self { context, pools, images, turns: Turns::default() }
-    }
-
-    /// Deletes the volumes of deleted disks, for ever.
-    pub async fn run(self) {
-        let mut disks = self.context.store.disks.changes();
-        let mut changes = self.context.changes.subscribe();
-        loop {
-            let objects = self.context.store.disks.list();
-            let outcomes = join_all(objects.iter().map(|disk| self.leave(disk))).await;
-            let again = outcomes.contains(&false);
-            tokio::select! {
-                Ok(()) = disks.changed() => {}
-                Ok(()) = changes.changed(), if again => {}
-                () = tokio::time::sleep(RETRY), if again => {}
-                else => return,
-            }
-        }
     }
 
     async fn ensure(&self, mut disk: VirtualMachineDisk) -> Result<DiskOnHost, NotYet> {
@@ -203,50 +187,6 @@ impl Disks {
         tracing::info!(disk = disk.name_any(), namespace, volume = volume.name(), "volume created");
         let condition = Wanted::yes(PROVISIONED, "Created", format!("volume {volume_name} in pool {}", pool.name));
         self.write(disk, volume_name, Some(Quantity::from_bytes(capacity)), condition).await
-    }
-
-    /// Lets go of a deleted disk; `false` when it must be tried again.
-    async fn leave(&self, disk: &VirtualMachineDisk) -> bool {
-        let farewell = decide::farewell(disk);
-        if farewell == Farewell::Nothing {
-            return true;
-        }
-        let key = key(&disk.namespace().unwrap_or_default(), &disk.name_any());
-        let turn = self.turns.take(&key).await;
-        let outcome = match farewell {
-            Farewell::Delete => self.delete(disk).await,
-            Farewell::Nothing | Farewell::Release => Ok("its volume stays in its pool".to_owned()),
-        };
-        let condition = match &outcome {
-            Ok(what) => Wanted::yes(HOST_RELEASED, "Released", what.clone()),
-            Err(not_yet) => Wanted::no(HOST_RELEASED, not_yet.reason, not_yet.message.clone()),
-        };
-        let volume_name = disk.status.as_ref().and_then(|status| status.volume_name.clone()).unwrap_or_default();
-        let written = self.write(disk, &volume_name, None, condition).await;
-        if outcome.is_ok() && written.is_ok() {
-            self.turns.end(&key, turn);
-        }
-        outcome.is_ok() && written.is_ok()
-    }
-
-    async fn delete(&self, disk: &VirtualMachineDisk) -> Result<String, NotYet> {
-        let pool_name = disk.status.as_ref().and_then(|status| status.pool_name.clone()).unwrap_or_default();
-        let Some(pool) = self.pools.present(&pool_name).await? else {
-            let message =
-                format!("the libvirt pool of {pool_name} is not active: start it, so that the volume can be deleted");
-            return Err(NotYet::backoff("PoolInactive", message));
-        };
-        if let Some(stays) = self.still_needed(disk).await? {
-            return Ok(stays);
-        }
-        if let Some(volume) = &disk.spec.source.existing {
-            return self.delete_existing(volume, &pool).await;
-        }
-        if let Some(volume) = find_volume(&pool.pool, &decide::volume_name(disk)).await? {
-            volume.delete().await?;
-            tracing::info!(disk = disk.name_any(), volume = volume.name(), "volume deleted");
-        }
-        Ok("its volume is deleted".to_owned())
     }
 
     /// Writes the executor's part of the status, if it says something new.

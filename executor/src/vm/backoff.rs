@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 /// Attempts that fail are made with growing pauses: the first one, doubling up to the longest.
 #[derive(Clone, Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     first: Duration,
     longest: Duration,
     failures: u32,
@@ -14,30 +14,30 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    pub(super) fn new(first: Duration, longest: Duration) -> Self {
+    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
         Self { first, longest, failures: 0, not_before: None }
     }
 
     /// Notes a failure; the next attempt has to wait.
-    pub(super) fn fail(&mut self, now: Instant) {
+    pub(crate) fn fail(&mut self, now: Instant) {
         let pause = self.first.saturating_mul(1 << self.failures.min(20)).min(self.longest);
         self.failures = self.failures.saturating_add(1);
         self.not_before = Some(now + pause);
     }
 
     /// The next attempt has to wait for this time, without being a failure.
-    pub(super) fn hold(&mut self, now: Instant, pause: Duration) {
+    pub(crate) fn hold(&mut self, now: Instant, pause: Duration) {
         self.not_before = Some(now + pause);
     }
 
     /// Forgets everything.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.failures = 0;
         self.not_before = None;
     }
 
     /// When the next attempt may be made, if that is after `now`.
-    pub(super) fn wait(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn wait(&self, now: Instant) -> Option<Instant> {
         self.not_before.filter(|&instant| instant > now)
     }
 }

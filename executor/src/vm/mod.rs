@@ -34,7 +34,7 @@
 
 mod addresses;
 mod apply;
-mod backoff;
+pub(crate) mod backoff;
 mod cluster;
 mod decide;
 mod domains;
