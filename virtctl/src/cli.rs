@@ -232,7 +232,8 @@ pub(crate) struct ImportArgs {
     /// carries the cluster itself, which must not wait for it
     #[arg(long, requires = "manage")]
     pub(crate) disable_autostart: bool,
-    /// The domain whose XML is in this file (- is standard input), as `virsh dumpxml --inactive` prints it
+    /// The domain whose XML is in this file (- is standard input), as `virsh dumpxml` prints it; of a running domain,
+    /// `--inactive` is exact
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) from: Option<PathBuf>,
     #[command(flatten)]

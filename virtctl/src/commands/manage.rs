@@ -132,6 +132,7 @@ pub(super) async fn run_from(
     file: &Path,
 ) -> Result<(), Error> {
     let dump = dump::read(&file.display().to_string(), &content(file)?)?;
+    dump.notes.iter().for_each(|note| eprintln!("note: {note}"));
     let host = host::facts(hypervisor)?;
     let (domain, state) = domain_of(&dump, hypervisor);
     let there = cluster.known_vms().await?;

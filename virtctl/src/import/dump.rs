@@ -10,12 +10,15 @@ use kubevmm_api::VirtualMachineStatus;
 use kubevmm_api::vm::{HostVolume, InterfaceStatus};
 
 use super::inventory::Inventory;
+use super::running::definition;
 use crate::error::Error;
 
 /// A domain's XML.
 pub(crate) struct Dump {
     tree: Tree,
     info: DomainInfo,
+    /// What a person must know of it.
+    pub(crate) notes: Vec<String>,
 }
 
 /// Reads XML. `file` is what it is called in messages.
@@ -24,21 +27,28 @@ pub(crate) struct Dump {
 /// [`Error::Usage`] for what is no domain that could be defined.
 pub(crate) fn read(file: &str, xml: &[u8]) -> Result<Dump, Error> {
     let wrong = |error: DocumentError| Error::Usage(format!("--from {file}: {error}"));
-    let tree = Tree::from_bytes(xml).map_err(wrong)?;
-    let info = read_domain(&tree.root.to_xml()).map_err(wrong)?;
-    if info.id.is_some() {
-        return Err(Error::Usage(format!(
-            "--from {file}: this is what libvirt has made of the domain for its present run: take what `virsh dumpxml \
-             --inactive` prints"
-        )));
+    let mut tree = Tree::from_bytes(xml).map_err(wrong)?;
+    let mut notes = Vec::new();
+    if tree.root.attribute("id").is_some() {
+        let exact = "`virsh dumpxml --inactive` prints exactly what is defined";
+        let defined = definition(&tree.root)
+            .map_err(|why| Error::Usage(format!("--from {file}: it is of a running domain, and {why}: {exact}")))?;
+        notes.push(format!(
+            "{file} is of a running domain: what libvirt has filled in for the run is left out as far as it can be told; {exact}"
+        ));
+        if defined.cpu_of_the_run {
+            notes.push(format!("its CPU is taken as it is in this run, by model and features; {exact}"));
+        }
+        tree = Tree::new(defined.domain);
     }
+    let info = read_domain(&tree.root.to_xml()).map_err(wrong)?;
     if has_passwords(&tree.root) {
         return Err(Error::Usage(format!(
             "--from {file}: the passwords of its displays would be in the VirtualMachine, for all who may read it: take what \
              `virsh dumpxml --inactive` prints without --security-info"
         )));
     }
-    Ok(Dump { tree, info })
+    Ok(Dump { tree, info, notes })
 }
 
 fn has_passwords(domain: &Element) -> bool {
@@ -143,11 +153,40 @@ mod tests {
     }
 
     #[test]
+    fn a_running_domain_is_told_as_it_was_defined() {
+        let host = host_facts(Accelerator::KVM, "x86_64");
+        let status = |dump: &Dump| dump.status("mail", &host, &inventory("h1")).unwrap();
+        let live = XML
+            .replace("<domain type='kvm'>", "<domain type='kvm' id='7'>")
+            .replace(
+                "<source file='/srv/fast/mail.qcow2'/>",
+                "<source file='/srv/fast/mail.qcow2' index='2'/><backingStore/>",
+            )
+            .replace("<source bridge='br0'/>", "<source bridge='br0'/><target dev='vnet0'/><alias name='net0'/>")
+            .replace(
+                "</devices>",
+                "</devices><seclabel type='dynamic' model='dac' relabel='yes'><label>+1:+1</label></seclabel>",
+            );
+        let (defined, live) = (read("a.xml", XML.as_bytes()).unwrap(), read("a.xml", live.as_bytes()).unwrap());
+        assert_eq!(status(&defined), status(&live));
+        assert!(defined.notes.is_empty() && live.notes.len() == 1, "{:?}", live.notes);
+        let cpu =
+            "<cpu mode='custom' match='exact' check='full'><model fallback='forbid'>qemu64</model></cpu></domain>";
+        let live = XML.replace("<domain type='kvm'>", "<domain type='kvm' id='7'>").replace("</domain>", cpu);
+        let live = read("a.xml", live.as_bytes()).unwrap();
+        assert!(live.notes[1].contains("its CPU is taken as it is in this run"), "{:?}", live.notes);
+    }
+
+    #[test]
     fn what_is_no_definition_is_wrong_usage() {
         for (xml, said) in [
             ("<domain", "XML, line 1"),
             ("<network><name>a</name></network>", "domain"),
-            ("<domain id='3'><name>a</name><uuid>0a000000-0000-4000-8000-000000000009</uuid></domain>", "--inactive"),
+            (
+                "<domain id='3'><name>a</name><uuid>0a000000-0000-4000-8000-000000000009</uuid><devices>\
+                 <interface type='direct'><source network='a' dev='eth0'/></interface></devices></domain>",
+                "--inactive",
+            ),
             ("<domain><name>a</name></domain>", "uuid"),
             (
                 "<domain><name>a</name><uuid>0a000000-0000-4000-8000-000000000009</uuid><devices>\

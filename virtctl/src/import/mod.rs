@@ -5,6 +5,7 @@ pub(crate) mod adopt;
 pub(crate) mod dump;
 pub(crate) mod inventory;
 pub(crate) mod preflight;
+mod running;
 
 use std::collections::BTreeSet;
 

@@ -118,7 +118,11 @@ fn taken(subject: &Preflight<'_>, status: &VirtualMachineStatus) -> Vec<String> 
             "it is refused until spec.existingDomain.disableAutostart is true, for libvirt starts it with the host"
                 .into()
         });
-    } else if !subject.observed && !is_agreed {
+    } else if !subject.observed && is_agreed {
+        lines.push(
+            "libvirt's autostart is taken from it, if it has one, and given back when it is only observed again".into(),
+        );
+    } else if !subject.observed {
         lines.push(
             "its XML does not tell whether libvirt starts it with the host: where `virsh dominfo` does, it is refused until \
              spec.existingDomain.disableAutostart is true (--manage --disable-autostart)"
@@ -283,6 +287,8 @@ mod tests {
         let mut vm = observed();
         vm.status.as_mut().unwrap().domain = None;
         golden("preflight-file.txt", &preflight(&vm, Management::Observe, false, false).unwrap());
+        let text = preflight(&vm, Management::Manage, false, false).unwrap();
+        assert!(text.contains("autostart is taken from it, if it has one"), "{text}");
         let text = preflight(&observed(), Management::Observe, false, false).unwrap();
         assert!(
             text.contains("it is refused until spec.existingDomain.disableAutostart is true, for libvirt"),
