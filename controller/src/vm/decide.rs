@@ -5,11 +5,11 @@
 //!                            |
 //!   off <--- should_run? ----+                            vm::placement
 //!    |                       | yes
-//!    |                   attempt: pod of epoch + 1
+//!    |                   attempt: pod of epoch + 1         vm::attempt
 //!    |                       | the pod runs on N
 //!    |        elsewhere? release=Stop, wait for releasedEpoch
 //!    |                       |
-//!    |                   placed: nodeName, epoch, confirmed
+//!    |                   placed: nodeName, epoch, confirmed, while vm::domains sees no other domain
 //!    |                       |
 //!    +--- domain ended ------+------ pod evicted: release=Stop, then a new attempt
 //!

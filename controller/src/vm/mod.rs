@@ -1,6 +1,7 @@
 //! VirtualMachine: disks, placement, hand-over, deletion.
 
 pub mod apply;
+pub mod attempt;
 pub mod candidates;
 pub mod decide;
 pub mod disks;
