@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use kubevmm_tests::host::Host;
-use kubevmm_tests::{Space, Vm, api, wait_for, within};
+use kubevmm_tests::{Json, Space, Vm, api, wait_for, within};
 use serde_json::json;
 
 use crate::security::with_role;
@@ -10,6 +10,8 @@ use crate::security::with_role;
 kubevmm_tests::stories! { alone: false;
     a_volume_of_a_host_is_used_and_left_as_it_was,
     a_volume_of_a_host_goes_when_its_owner_says_so,
+    a_volume_that_something_of_its_host_uses_stays,
+    a_disk_that_a_stopped_vm_has_given_back_goes,
     a_missing_volume_of_a_host_is_waited_for,
     who_may_edit_a_namespace_may_not_use_volumes_of_hosts,
 }
@@ -142,6 +144,72 @@ fn a_volume_of_a_host_goes_when_its_owner_says_so(space: &Space) -> Result<()> {
     pool.remove(space)
 }
 
+fn a_volume_that_something_of_its_host_uses_stays(space: &Space) -> Result<()> {
+    let pool = Pool::make(space)?;
+    let (host, path) = (&pool.hosts[0], &pool.path);
+    for volume in ["used.img", "base.img"] {
+        pool.write(volume)?;
+    }
+    let (domain, over) = (format!("{}.mail", pool.name), format!("{}.over", pool.name));
+    host.sh(&format!(
+        "mkdir -p {path}.over && virsh -q pool-define-as {over} dir --target {path}.over && virsh -q pool-start {over} && \
+         virsh -q pool-refresh {} && virsh -q vol-create-as {over} over.qcow2 8M --format qcow2 \
+         --backing-vol {path}/base.img --backing-vol-format raw",
+        pool.name
+    ))?;
+    host.virsh_xml(
+        "define",
+        &format!(
+            "<domain type='qemu'><name>{domain}</name><memory>8192</memory><os><type arch='x86_64' machine='pc'>hvm</type>\
+             </os><devices><disk type='volume' device='disk'><driver name='qemu' type='raw'/>\
+             <source pool='{}' volume='used.img'/><target dev='vda' bus='virtio'/></disk></devices></domain>",
+            pool.name
+        ),
+    )?;
+    for (name, user) in [("used", &domain), ("base", &over)] {
+        disk(space, name, &format!("{name}.img"), ", reclaimPolicy: Delete")?;
+        let is_kept = |disk: &Json| disk["metadata"]["finalizers"].is_array();
+        space.api().wait(api::DISK, &space.namespace, name, "has its finalizer", within(30), is_kept)?;
+        space.delete(api::DISK, name)?;
+        let seen = space.condition(api::DISK, name, "HostReleased", "False", "InUse")?;
+        let (_, _, why) = api::condition(&seen, "HostReleased");
+        ensure!(
+            why.contains(user.as_str()) && why.contains("Retain"),
+            "who uses it, or the way out, is not named: {why}"
+        );
+    }
+    ensure!(pool.volumes()? == ["base.img", "used.img"], "left: {:?}", pool.volumes()?);
+
+    host.virsh(["undefine", &domain])?;
+    host.virsh(["vol-delete", "over.qcow2", "--pool", &over])?;
+    for name in ["used", "base"] {
+        space.api().wait_gone(api::DISK, &space.namespace, name, within(90))?;
+    }
+    ensure!(pool.volumes()?.is_empty(), "left: {:?}", pool.volumes()?);
+    host.virsh(["pool-destroy", &over])?;
+    host.virsh(["pool-undefine", &over])?;
+    host.sh(&format!("rm -r {path}.over"))?;
+    pool.remove(space)
+}
+
+fn a_disk_that_a_stopped_vm_has_given_back_goes(space: &Space) -> Result<()> {
+    let pool = Pool::make(space)?;
+    pool.write("web.img")?;
+    disk(space, "web", "web.img", ", reclaimPolicy: Delete")?;
+    let vm = vm_with(space, "web", "web")?;
+    vm.is_ready()?;
+    vm.patch("{runStrategy: Halted, terminationGracePeriodSeconds: 0}")?;
+    vm.is_off()?;
+    vm.patch("{disks: []}")?;
+    // Its domain still has it, and is made without it before it starts.
+    delete_disk(space, "web")?;
+    ensure!(pool.volumes()?.is_empty(), "left: {:?}", pool.volumes()?);
+    vm.patch("{runStrategy: Always}")?;
+    vm.is_ready()?;
+    vm.vanishes()?;
+    pool.remove(space)
+}
+
 fn a_missing_volume_of_a_host_is_waited_for(space: &Space) -> Result<()> {
     let pool = Pool::make(space)?;
     disk(space, "late", "late.img", "")?;
@@ -176,10 +244,18 @@ fn who_may_edit_a_namespace_may_not_use_volumes_of_hosts(space: &Space) -> Resul
     let refused = space.blank("web").with(&template).is_refused()?;
     ensure!(refused.contains("template.source.existing") && refused.contains("diskName"), "{refused}");
 
-    // What an administrator has given to the namespace is its editors' to go on with.
+    // What an administrator has given to the namespace is its editors' to use and to keep.
     disk(space, "given", "given.img", "")?;
-    editor.patch(api::DISK, namespace, "given", &json!({"spec": {"reclaimPolicy": "Delete"}}))?;
-    editor.patch(api::DISK, namespace, "given", &json!({"spec": {"reclaimPolicy": null}}))?;
+    let policy = |policy: Json| json!({"spec": {"reclaimPolicy": policy}});
+    editor.patch(api::DISK, namespace, "given", &policy("Retain".into()))?;
+    editor.patch(api::DISK, namespace, "given", &policy(Json::Null))?;
+    let refused = editor.patch(api::DISK, namespace, "given", &policy("Delete".into())).err();
+    let refused = refused.map(|error| format!("{error:#}")).unwrap_or_default();
+    let told = refused.contains("spec.reclaimPolicy") && refused.contains("kubevmm-import");
+    ensure!(told, "an editor may have volumes of hosts deleted, or is not told how to: {refused}");
+    space.api().patch(api::DISK, namespace, "given", &policy("Delete".into()))?;
+    editor.patch(api::DISK, namespace, "given", &json!({"metadata": {"labels": {"by": "an-editor"}}}))?;
+    editor.patch(api::DISK, namespace, "given", &policy("Retain".into()))?;
 
     let account = format!("--user=system:serviceaccount:{namespace}:edit");
     let bind = ["create", "clusterrolebinding", namespace, "--clusterrole=kubevmm-import", &account];

@@ -35,6 +35,8 @@ pub(crate) struct Legacy<'a> {
     name: String,
     /// Name of the pool; it lies in `/srv/<pool>`.
     pool: String,
+    /// Its UUID, by which its TPM's state lies on the host.
+    uuid: String,
 }
 
 impl<'a> Legacy<'a> {
@@ -94,7 +96,8 @@ impl<'a> Legacy<'a> {
              virsh vol-create-as {pool} root.qcow2 64M --format qcow2 && virsh vol-create-as {pool} data.img 8M --format raw"
         ))?;
         host.virsh_xml("define", &format!("<domain type='qemu'><name>{name}</name>{}</domain>", inside(&path)))?;
-        Ok(Self { space, host, node: host.name.to_string(), name, pool })
+        let uuid = host.virsh(["domuuid", &name])?.trim().to_owned();
+        Ok(Self { space, host, node: host.name.to_string(), name, pool, uuid })
     }
 
     pub(crate) fn start(self) -> Result<Self> {
@@ -106,12 +109,8 @@ impl<'a> Legacy<'a> {
         self.host.sh(&format!("virsh -q {verb} '{}' {more}", self.name))
     }
 
-    fn uuid(&self) -> Result<String> {
-        Ok(self.virsh("domuuid", "")?.trim().to_owned())
-    }
-
     pub(crate) fn qemu(&self) -> Result<Process> {
-        self.host.qemus().remove(&self.uuid()?).with_context(|| format!("{} does not run", self.name))
+        self.host.qemus().remove(&self.uuid).with_context(|| format!("{} does not run", self.name))
     }
 
     /// What is defined, without this project's mark.
@@ -126,7 +125,7 @@ impl<'a> Legacy<'a> {
             Ok(succeeds(self.space, &["domains", "--node", self.node()])?.contains(&self.name).then_some(()))
         })?;
         succeeds(self.space, &[&["import", "--node", self.node(), self.name.as_str()], options].concat())?;
-        let uuid = self.uuid()?;
+        let uuid = self.uuid.as_str();
         let vms = self.space.api().list(api::VM, &self.space.namespace)?;
         let is_it = |vm: &&Json| {
             vm["spec"]["existingDomain"]["uuid"] == uuid && vm["spec"]["existingDomain"]["nodeName"] == self.node()
@@ -141,12 +140,12 @@ impl<'a> Legacy<'a> {
 
     /// Takes all of it away, whatever became of it.
     pub(crate) fn remove(&self) -> Result<()> {
-        let Self { host, name, pool, .. } = self;
+        let Self { host, name, pool, uuid, .. } = self;
         host.sh(&format!(
             "virsh -q destroy '{name}' 2>/dev/null; \
              virsh -q undefine '{name}' --nvram --tpm --managed-save --snapshots-metadata 2>/dev/null; \
              virsh -q pool-destroy {pool}; virsh -q pool-undefine {pool}; rm -rf /srv/{pool} /srv/{pool}.loose \
-             /var/lib/libvirt/qemu/nvram/'{name}'*"
+             /var/lib/libvirt/qemu/nvram/'{name}'* /var/lib/libvirt/swtpm/{uuid}"
         ))?;
         let api = self.space.api();
         for object in api.list(api::POOL, "")? {
@@ -363,7 +362,7 @@ fn a_transient_domain_a_saved_one_and_one_with_snapshots_are_managed(space: &Spa
 
 fn one_name_and_one_uuid_on_two_hosts(space: &Space) -> Result<()> {
     let first = Legacy::small(space, "h1", "Twin", "")?.start()?;
-    let uuid = first.uuid()?;
+    let uuid = &first.uuid;
     let second = Legacy::define(space, "h2", "Twin", |path| {
         format!(
             "<uuid>{uuid}</uuid><memory unit='MiB'>16</memory><os><type arch='x86_64' machine='pc'>hvm</type></os>\
@@ -543,6 +542,10 @@ fn who_may_edit_a_namespace_may_not_take_over(space: &Space) -> Result<()> {
         Ok(refused.filter(|refused| !refused.contains("cannot patch")))
     })?;
     ensure!(refused.contains("kubevmm-import"), "an editor may take over, or is not told how to: {refused}");
+    let autostart = json!({"spec": {"existingDomain": {"disableAutostart": true}}});
+    let refused = editor.patch(api::VM, &vm.namespace, &vm.name, &autostart).err();
+    let refused = refused.map(|error| format!("{error:#}")).unwrap_or_default();
+    ensure!(refused.contains("kubevmm-import"), "an editor may take libvirt's autostart from a domain: {refused}");
     vm.delete()?;
     legacy.remove()
 }
