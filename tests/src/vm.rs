@@ -347,6 +347,14 @@ pub fn shape(object: &Json) -> Json {
     let mut conditions = conditions;
     conditions.sort_by_key(|condition| condition.to_string());
     let status = &object["status"];
+    let mut disks = status["disks"].clone();
+    // Volumes are named by the uids of their objects.
+    disks
+        .as_array_mut()
+        .into_iter()
+        .flatten()
+        .filter_map(Json::as_object_mut)
+        .for_each(|disk| drop(disk.remove("source")));
     json!({
         "kind": object["kind"],
         "name": object["metadata"]["name"],
@@ -357,7 +365,7 @@ pub fn shape(object: &Json) -> Json {
         "usedBy": status["usedBy"]["name"],
         "poolName": status["poolName"],
         "capacity": status["capacity"],
-        "disks": status["disks"],
+        "disks": disks,
         "readyHosts": status["readyHosts"],
     })
 }

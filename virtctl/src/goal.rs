@@ -1,6 +1,6 @@
 //! How far a VM is from the state that a person waits for. Pure.
 
-use kubevmm_api::condition::{self, DISKS_READY, READY, SCHEDULED};
+use kubevmm_api::condition::{self, DISKS_READY, READY, SCHEDULED, SYNCED};
 use kubevmm_api::power::should_run;
 use kubevmm_api::vm::{PowerResult, RunStrategy};
 use kubevmm_api::{VirtualMachine, VirtualMachineStatus};
@@ -116,11 +116,19 @@ fn known(goal: &Goal, vm: &VirtualMachine, status: &VirtualMachineStatus) -> Pro
     }
 }
 
+/// Reasons of the condition Synced of a domain that is not taken over before somebody changes something.
+const NOT_BEFORE_A_CHANGE: [&str; 5] = ["AutostartEnabled", "WouldStop", "SpecIncomplete", "NotLiftable", "NameTaken"];
+
 fn managed(goal: &Goal, vm: &VirtualMachine, status: &VirtualMachineStatus) -> Progress {
     if vm.spec.observed().is_some() {
         return Progress::Failed("spec.management has been set to Observe meanwhile".into());
     }
     let is_current = status.observed_generation.unwrap_or(0) >= goal.generation;
+    let held =
+        condition::find(&status.conditions, SYNCED).filter(|it| NOT_BEFORE_A_CHANGE.contains(&it.reason.as_str()));
+    if let Some(held) = held.filter(|_| is_current) {
+        return Progress::Failed(format!("it is not taken over: {} ({})", held.message, held.reason));
+    }
     // The mark has a generation, and nothing else does.
     match is_current && status.domain.as_ref().is_some_and(|domain| domain.generation.is_some()) {
         true => Progress::Reached,
@@ -211,6 +219,8 @@ mod tests {
         let lifted = ", effective: {cores: 1, memory: 1Gi, machine: q35, firmware: bios, uuid: u}";
         let odd = [condition("Synced", "Unknown", "NotLiftable", "odd")];
         let gone = [condition("Ready", "False", "DomainMissing", "not there")];
+        let held = [condition("Synced", "False", "WouldStop", "it runs")];
+        let away = [condition("Synced", "Unknown", "NotTakenOver", "")];
         for (state, spec, seen, expected) in [
             (Running, "{}", status(2, &up, domain), "reached"),
             (Running, "{}", status(1, &up, domain), "waiting"),
@@ -231,6 +241,9 @@ mod tests {
             (Known, observe, status(2, &odd, ""), "reached"),
             (Known, observe, status(2, &gone, ""), "failed"),
             (Managed, "{}", status(2, &up, domain), "waiting"),
+            (Managed, "{}", status(2, &held, domain), "failed"),
+            (Managed, "{}", status(1, &held, domain), "waiting"),
+            (Managed, "{}", status(2, &away, domain), "waiting"),
             (Managed, "{}", status(1, &up, marked), "waiting"),
             (Managed, "{}", status(2, &up, marked), "reached"),
             (Managed, observe, status(2, &up, domain), "failed"),
