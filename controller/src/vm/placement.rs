@@ -221,8 +221,13 @@ fn placed_on(
                     enumerate(&names_of(&stuck))
                 );
                 placing.scheduled = Wanted::no(SCHEDULED, "DataElsewhere", message);
-            } else if !active && let Err((reason, message)) = confirm(view, disks, node, &mut current) {
-                placing.scheduled = Wanted::no(SCHEDULED, reason, message);
+            } else if !active || (current.confirmed.is_none() && stuck.is_empty()) {
+                // One that runs without a word gets it now: given right after somebody has migrated the domain away, it
+                // might come before the other host tells of it.
+                let refused = confirm(view, disks, node, &mut current).err().filter(|_| !active);
+                if let Some((reason, message)) = refused {
+                    placing.scheduled = Wanted::no(SCHEDULED, reason, message);
+                }
             }
             placing.placement = Some(current);
             placing

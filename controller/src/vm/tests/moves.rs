@@ -111,7 +111,8 @@ fn the_word_comes_anew_once_no_other_host_has_the_domain() {
     let here = hosts(&[("a", &domain("u", CLUSTER, 1)), ("b", POOL)]);
     assert_eq!(confirmed(MIGRATED, migrated()), (None, "HeldElsewhere"));
     assert_eq!(confirmed(MIGRATED, here.clone()), (Some("a_1".into()), "Placed"), "it was removed on b");
-    assert_eq!(confirmed(ACTIVE, here), (None, "Placed"), "it was brought back: it runs by nobody's word");
+    assert_eq!(confirmed(ACTIVE, here), (Some("a_1".into()), "Placed"), "it was brought back");
+    assert_eq!(confirmed(ACTIVE, migrated()), (None, "Placed"), "not while it may be on its way to b");
 }
 
 #[test]
