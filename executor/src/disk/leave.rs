@@ -11,7 +11,7 @@ use futures::future::join_all;
 use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use kubevmm_api::condition::{HOST_RELEASED, Wanted};
-use kubevmm_api::{VirtualMachineDisk, names, volume};
+use kubevmm_api::{VirtualMachine, VirtualMachineDisk, names, volume};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -204,17 +204,11 @@ impl Disks {
         Err(NotYet::backoff("InUse", message))
     }
 
-    /// Whether the domain is a VM's of this host that is off and has given the disk back: it is made anew, without the
-    /// disk, before it starts.
+    /// Whether the domain is made anew from the spec of its VM, which is of this host, before it starts.
     fn is_made_anew(&self, user: &User, volume: &Volume) -> bool {
-        let Some(mark) = user.mark.as_ref().filter(|mark| !user.active && mark.cluster == *self.context.cluster) else {
-            return false;
-        };
+        let Some(mark) = user.mark.as_ref().filter(|mark| mark.cluster == *self.context.cluster) else { return false };
         let vm = self.context.store.vms.get(&mark.namespace, &mark.name);
-        vm.is_some_and(|vm| {
-            let named = vm.spec.domain.iter().flat_map(|domain| domain.values()).any(|value| volume.is_in(value));
-            vm.metadata.uid.as_ref() == Some(&mark.uid) && vm.spec.observed().is_none() && !named
-        })
+        vm.filter(|vm| vm.metadata.uid.as_ref() == Some(&mark.uid)).is_some_and(|vm| is_made_anew(user, &vm, volume))
     }
 
     /// The last look before the data goes: the watch may lag behind an owner who wants to keep it.
@@ -232,6 +226,13 @@ impl Disks {
     }
 }
 
+/// Whether the domain is off and its VM, which is of this host, has given the disk of the volume back: then it is made anew,
+/// without the disk, before it starts.
+fn is_made_anew(user: &User, vm: &VirtualMachine, volume: &Volume) -> bool {
+    let mut domain = vm.spec.domain.iter().flat_map(|domain| domain.values());
+    !user.active && vm.spec.observed().is_none() && !domain.any(|value| volume.is_in(value))
+}
+
 fn used_by(user: &User, volume: &Volume) -> String {
     let undefine = if user.active { "stop and undefine" } else { "undefine" };
     format!(
@@ -244,6 +245,27 @@ fn used_by(user: &User, volume: &Volume) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_domain_that_is_made_anew_before_it_starts_does_not_keep_a_volume() {
+        let volume = Volume { path: "/srv/web.img".into(), name: "web.img".into(), pools: BTreeSet::new() };
+        let made_anew = |active: bool, spec: &str| {
+            let vm = format!(
+                "{{apiVersion: kubevmm.io/v1beta1, kind: VirtualMachine, metadata: {{name: web}}, spec: {spec}}}"
+            );
+            let user = User::read("shop.web", "<domain/>", active.then_some("<domain/>")).unwrap();
+            is_made_anew(&user, &serde_yaml_ng::from_str(&vm).unwrap(), &volume)
+        };
+        let existing = "existingDomain: {nodeName: a, uuid: b3a1c7d2-0000-4000-8000-000000000001}";
+        assert!(made_anew(false, "{}"));
+        assert!(made_anew(false, &format!("{{{existing}}}")), "it is managed");
+        assert!(!made_anew(true, "{}"), "it runs");
+        assert!(!made_anew(false, &format!("{{management: Observe, {existing}}}")), "it is not ours to make");
+        assert!(
+            !made_anew(false, "{domain: {devices: {disk: [{source: {file: /srv/web.img}}]}}}"),
+            "it would name it again"
+        );
+    }
 
     #[tokio::test(start_paused = true)]
     async fn many_deletions_share_a_look_for_a_moment() {

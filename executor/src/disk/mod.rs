@@ -19,6 +19,7 @@ use kubevmm_api::condition::{HOST_RELEASED, PROVISIONED, Wanted};
 use kubevmm_api::{MANAGER_EXECUTOR, Quantity, VirtualMachineDisk};
 
 use self::decide::Step;
+use self::users::Users;
 use crate::host::{Context, DiskOnHost, NotYet, Storage};
 use crate::image::Images;
 use crate::libvirt::StorageVol;
@@ -135,6 +136,18 @@ impl Disks {
         let info = read_volume(&volume.xml().await?)
             .map_err(|error| NotYet::backoff("LibvirtError", format!("volume {name}: {error}")))?;
         if !decide::is_whole(disk, &info) {
+            let users = Users::read(&self.context.libvirt.connection()?).await?;
+            let found = users.volume(pool.pool.name(), &name, volume.path().await?);
+            if let Some(user) = users.of(&found).next() {
+                let message = format!(
+                    "volume {name} in pool {} has not the size, format or base of disk {}, but the domain {} uses it, so it \
+                     is not made anew: undefine that domain if the data is not needed, or use another disk",
+                    pool.name,
+                    disk.name_any(),
+                    user.name
+                );
+                return Err(NotYet::backoff("InUse", message));
+            }
             volume.delete().await?;
             return Ok(disk.clone());
         }

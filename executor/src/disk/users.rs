@@ -88,7 +88,7 @@ pub(super) struct User {
 
 impl User {
     /// The domain of these documents: what is defined, and what runs.
-    fn read(name: &str, definition: &str, live: Option<&str>) -> kubevmm_analyser::Result<Self> {
+    pub(super) fn read(name: &str, definition: &str, live: Option<&str>) -> kubevmm_analyser::Result<Self> {
         let mut names = Names::default();
         for xml in [Some(definition), live].into_iter().flatten() {
             names.add(xml)?;
