@@ -116,7 +116,11 @@ impl<'a> Legacy<'a> {
     /// What is defined, without this project's mark.
     fn definition(&self) -> Result<String> {
         let xml = self.virsh("dumpxml", "--inactive --security-info")?;
-        Ok(xml.lines().filter(|line| !line.contains("kubevmm:object")).collect::<Vec<_>>().join("\n"))
+        // libvirt makes an element around it.
+        let is_ours = |line: &&str| {
+            line.contains("kubevmm:object") || ["<metadata>", "</metadata>", "<metadata/>"].contains(&line.trim())
+        };
+        Ok(xml.lines().filter(|line| !is_ours(line)).collect::<Vec<_>>().join("\n"))
     }
 
     /// Imports it once it is listed, with these options; the VM's name.
@@ -440,10 +444,9 @@ fn a_disk_that_was_moved_is_not_left_behind(space: &Space) -> Result<()> {
     let qemu = legacy.qemu()?;
     let overlay = format!("/srv/{}/overlay.qcow2", legacy.pool);
     legacy.virsh("snapshot-create-as", &format!("--disk-only --no-metadata --diskspec vda,file={overlay}"))?;
-    vm.wait("it is told", within(30), |vm| api::condition(vm, "Synced").2.contains(&overlay))?;
-
     // Started again, it would be without what was written since.
     patch(&vm, space, json!({"driftPolicy": "Revert"}))?;
+    vm.wait("it is told", within(30), |vm| api::condition(vm, "Synced").2.contains(&overlay))?;
     fails(space, &["restart", &vm.name, "--force", "--wait", "--timeout", "30s"])?;
     ensure!(legacy.qemu()?.pid == qemu.pid, "it was stopped, and cannot be started");
     succeeds(space, &["stop", &vm.name, "--force", "--wait"])?;

@@ -150,8 +150,8 @@ pub(super) struct Memory {
     pub repairs: Backoff,
     /// Why the last of these failed.
     pub repair_trouble: Option<Trouble>,
-    /// The domain was migrated away: the word to start it, if there was one, that counts no more.
-    pub migrated: Option<Option<String>>,
+    /// The domain was migrated away, and may run on another host: nothing is started before a word that came after that.
+    pub migrated: Option<Migrated>,
     /// Where the definition was not as the spec says though it had just been made so: libvirt will have it otherwise.
     pub reverted: Option<Vec<String>>,
 }
@@ -195,6 +195,31 @@ impl Memory {
             StopReason::GuestShutdown | StopReason::Destroyed | StopReason::Unknown => {}
         }
         reason
+    }
+}
+
+/// What the placement said when the domain was migrated away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Migrated {
+    /// A start was confirmed.
+    pub confirmed: bool,
+    /// Epoch of the placement.
+    pub epoch: i64,
+}
+
+impl Migrated {
+    pub(super) fn of(placement: Option<&PlacementStatus>) -> Self {
+        Self {
+            confirmed: placement.is_some_and(|placement| placement.confirmed.is_some()),
+            epoch: placement.map_or(0, |placement| placement.epoch),
+        }
+    }
+
+    /// Whether this placement was given after it: the word was taken back, or there was none and there is one, or it is
+    /// another placement.
+    pub(super) fn is_before(self, placement: Option<&PlacementStatus>) -> bool {
+        let now = Self::of(placement);
+        now.epoch > self.epoch || now.confirmed != self.confirmed
     }
 }
 
@@ -466,8 +491,7 @@ fn waits(view: &View<'_>) -> Option<Step> {
 fn start(view: &View<'_>, placement: &PlacementStatus) -> Step {
     let memory = view.memory;
     let confirmed = placement.confirmed.is_some() && placement.confirmed.as_deref() == view.session;
-    let migrated = memory.migrated.as_ref() == Some(&placement.confirmed);
-    if placement.pod_name.is_none() || !confirmed || migrated || placement.epoch <= memory.released {
+    if placement.pod_name.is_none() || !confirmed || memory.migrated.is_some() || placement.epoch <= memory.released {
         return Step::Rest(Phase::Scheduling, None);
     }
     if let Some(until) = memory.starts.wait(view.now) {

@@ -21,7 +21,7 @@ use super::addresses::{self, Schedule};
 use super::apply::api_unavailable;
 use super::backoff::Backoff;
 use super::cluster::{Cluster, name_of};
-use super::decide::{Existing, Found, Memory, Phase, Seen, Step, Trouble, View, next};
+use super::decide::{Existing, Found, Memory, Migrated, Phase, Seen, Step, Trouble, View, next};
 use super::domains::{Details, Domains, Identity};
 use super::drift::Drift;
 use super::news::news;
@@ -315,8 +315,7 @@ impl Task {
         let request = pending(&self.vm.spec, &status).map(|request| request.id.clone());
         if self.memory.end.stopped == Some(StoppedDetail::Migrated) {
             // It may run on another host: the next start needs a word that was given after this.
-            let confirmed = status.placement.as_ref().and_then(|placement| placement.confirmed.clone());
-            self.memory.migrated = Some(confirmed);
+            self.memory.migrated = Some(Migrated::of(status.placement.as_ref()));
         }
         let reason = self.memory.ended(request.as_deref(), Instant::now());
         let moves = self.vm.metadata.deletion_timestamp.is_none()

@@ -164,8 +164,10 @@ impl Task {
             self.memory.starts.reset();
             self.memory.trouble = None;
         }
-        let confirmed = vm.status.as_ref().and_then(|status| status.placement.as_ref()?.confirmed.clone());
-        self.memory.migrated.take_if(|counts_no_more| *counts_no_more != confirmed);
+        let now = vm.status.as_ref().and_then(|status| status.placement.as_ref());
+        self.memory.migrated.take_if(|migrated| migrated.is_before(now));
+        // What somebody has done to the domain is looked at before anything follows from another spec.
+        self.details_stale |= vm.spec != self.vm.spec;
         let placement = |vm: &VirtualMachine| vm.status.as_ref().and_then(|status| status.placement.clone());
         if vm.spec != self.vm.spec || placement(&vm) != placement(&self.vm) {
             self.memory.waiting = None;
