@@ -4,6 +4,7 @@
 //! ([`Tree::to_xml`]); no other crate formats XML. The library does no I/O, except in its command line, which is the
 //! feature `cli`.
 
+mod bytes;
 mod canonical;
 #[cfg(feature = "cli")]
 pub mod cli;

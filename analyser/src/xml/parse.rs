@@ -3,8 +3,11 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
+use compact_str::CompactString;
+
 use super::scan::{self, Broken};
 use crate::MANY;
+use crate::bytes;
 use crate::error::{Error, Result, shortened};
 use crate::shapes;
 use crate::tree::{Builder, Tree, is_white_space};
@@ -65,7 +68,7 @@ impl<'a> Parser<'a> {
         if let Some(at) = scan::forbidden_character(self.xml) {
             return self.fail(at, "a character that XML does not allow");
         }
-        while let Some(length) = self.rest().bytes().position(|b| b == b'<') {
+        while let Some(length) = bytes::find(self.rest().as_bytes(), |word| word.equal(b'<')) {
             self.text(length)?;
             match self.rest().as_bytes().get(1) {
                 Some(b'/') => self.end_tag()?,
@@ -163,7 +166,7 @@ impl<'a> Parser<'a> {
             if is_twice {
                 return Err(format!("attribute {name} stands there twice"));
             }
-            builder.attribute(name, value.into());
+            builder.attribute(name, CompactString::from(&*value));
             Ok(())
         });
         match read {

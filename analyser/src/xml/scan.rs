@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::bytes::{self, Word};
 use crate::tree::is_white_space;
 
 /// A rule that was broken, and the byte offset in the text that was scanned.
@@ -22,7 +23,9 @@ pub(crate) fn forbidden_character(text: &str) -> Option<usize> {
     // Without an early end within a chunk, the compiler looks at many bytes at once.
     let may_be_bad_in = |bytes: &[u8]| bytes.iter().fold(false, |found, b| found | may_be_bad(b));
     let (chunks, rest) = bytes.as_chunks::<64>();
-    if !may_be_bad_in(rest) && !chunks.iter().any(|chunk| may_be_bad_in(chunk)) {
+    if chunks.is_empty() {
+        bytes::find(bytes, |word| word.below(b' ') | word.equal(0xEF))?;
+    } else if !may_be_bad_in(rest) && !chunks.iter().any(|chunk| may_be_bad_in(chunk)) {
         return None;
     }
     bytes.iter().enumerate().position(|(at, &b)| match b {
@@ -89,8 +92,17 @@ fn is_character(c: char) -> bool {
 
 /// What stands before white space or a character that markup is made of: a name, if it is one.
 pub(super) fn word(text: &str) -> &str {
-    let ends = |b: u8| matches!(b, b' ' | b'\t' | b'\n' | b'\r' | b'=' | b'>' | b'/' | b'<' | b'\'' | b'"' | b'?');
-    &text[..text.bytes().position(ends).unwrap_or(text.len())]
+    let is_end = |b: u8| matches!(b, b' ' | b'\t' | b'\n' | b'\r' | b'=' | b'>' | b'/' | b'<' | b'\'' | b'"' | b'?');
+    let mut end = 0;
+    // Letters come behind all of these.
+    while let Some(length) = bytes::find(&text.as_bytes()[end..], |word| word.below(b'@')) {
+        end += length;
+        if is_end(text.as_bytes()[end]) {
+            return &text[..end];
+        }
+        end += 1;
+    }
+    text
 }
 
 /// The attributes in a tag, from behind its name on, in order; gives the offset of the first character behind them.
@@ -100,7 +112,8 @@ pub(super) fn attributes(
     raw: &str,
     mut each: impl FnMut(&str, Cow<'_, str>) -> Result<(), String>,
 ) -> Result<usize, Broken> {
-    let is_special = |b| matches!(b, b'&' | b'<' | b'\t' | b'\n' | b'\r');
+    // Below the space is only white space: a document has no other.
+    let special = |word: Word| word.equal(b'&') | word.equal(b'<') | word.below(b' ');
     let bytes = raw.as_bytes();
     let mut at = 0;
     loop {
@@ -126,27 +139,27 @@ pub(super) fn attributes(
             _ => return broken(at, format!("the value of attribute {name} is not quoted")),
         };
         at += 1;
-        let Some(length) = bytes[at..].iter().position(|b| *b == quote) else {
+        let Some(length) = bytes::find(&bytes[at..], |word| word.equal(quote)) else {
             return broken(raw.len(), format!("the value of attribute {name} does not end"));
         };
-        let value = resolved(&raw[at..at + length], is_special).map_err(|b| Broken { at: at + b.at, ..b })?;
+        let value = resolved(&raw[at..at + length], special).map_err(|b| Broken { at: at + b.at, ..b })?;
         each(name, value).map_err(|what| Broken { at: start, what })?;
         at += length + 1;
     }
 }
 
 fn blank(bytes: &[u8]) -> usize {
-    bytes.iter().take_while(|b| is_white_space(**b)).count()
+    bytes.iter().position(|b| !is_white_space(*b)).unwrap_or(bytes.len())
 }
 
 /// Character data with its references resolved.
 pub(super) fn text(raw: &str) -> Result<Cow<'_, str>, Broken> {
-    resolved(raw, |b| matches!(b, b'&' | b']'))
+    resolved(raw, |word| word.equal(b'&') | word.equal(b']'))
 }
 
 /// Text with its references resolved and white space that is special made spaces.
-fn resolved(raw: &str, is_special: impl Fn(u8) -> bool) -> Result<Cow<'_, str>, Broken> {
-    let next = |from: usize| Some(from + raw[from..].bytes().position(&is_special)?);
+fn resolved(raw: &str, special: impl Fn(Word) -> u64) -> Result<Cow<'_, str>, Broken> {
+    let next = |from: usize| Some(from + bytes::find(&raw.as_bytes()[from..], &special)?);
     let Some(mut at) = next(0) else { return Ok(Cow::Borrowed(raw)) };
     let mut out = String::with_capacity(raw.len());
     let mut from = 0;

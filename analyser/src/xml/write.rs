@@ -1,5 +1,6 @@
 //! Writes a tree as XML in libvirt's own style: two spaces, single quotes, `<empty/>`.
 
+use crate::bytes::{self, Word};
 use crate::tree::{Element, Node, Tree};
 
 impl Tree {
@@ -91,9 +92,12 @@ fn indent(depth: usize, out: &mut String) {
 /// Escapes so that a parser gives back exactly `text`: white space other than a space would be normalised in an
 /// attribute, and a carriage return anywhere.
 fn escape(text: &str, in_attribute: bool, out: &mut String) {
-    let mut from = 0;
-    for (at, byte) in text.bytes().enumerate() {
-        let reference = match byte {
+    let special =
+        |word: Word| word.below(b' ') | word.equal(b'&') | word.equal(b'\'') | word.equal(b'<') | word.equal(b'>');
+    let mut rest = text;
+    while let Some(at) = bytes::find(rest.as_bytes(), special) {
+        let (before, behind) = rest.split_at(at);
+        let reference = match behind.as_bytes()[0] {
             b'&' => "&amp;",
             b'<' => "&lt;",
             b'>' => "&gt;",
@@ -101,13 +105,13 @@ fn escape(text: &str, in_attribute: bool, out: &mut String) {
             b'\'' if in_attribute => "&apos;",
             b'\n' if in_attribute => "&#10;",
             b'\t' if in_attribute => "&#9;",
-            _ => continue,
+            _ => &behind[..1],
         };
-        out.push_str(&text[from..at]);
+        out.push_str(before);
         out.push_str(reference);
-        from = at + 1;
+        rest = &behind[1..];
     }
-    out.push_str(&text[from..]);
+    out.push_str(rest);
 }
 
 #[cfg(test)]
