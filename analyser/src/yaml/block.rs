@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::read::{Reader, trimmed};
+use crate::bytes::{self, Word};
 use crate::data::{Collection, Leaf, Sink};
 use crate::error::Result;
 
@@ -13,10 +14,10 @@ impl<'a> Reader<'a> {
         if self.is_at_item() {
             return self.block_sequence(column);
         }
-        if self.is_at_key()? {
-            return self.block_mapping(column);
+        match self.colon_of_key()? {
+            Some(colon) => self.block_mapping(column, colon),
+            None => self.inline_line(parent),
         }
-        self.inline_line(parent)
     }
 
     /// Whether the cursor stands at the dash of a list's item.
@@ -30,42 +31,56 @@ impl<'a> Reader<'a> {
         self.end_line()
     }
 
-    /// Whether a key of a mapping begins at the cursor.
-    fn is_at_key(&mut self) -> Result<bool> {
+    /// Where the colon of the key of a mapping stands, if one begins at the cursor.
+    fn colon_of_key(&mut self) -> Result<Option<usize>> {
         let (start, line_start) = (self.at, self.line_start);
-        let is_key = match self.peek() {
+        let colon = match self.peek() {
             Some(b'"' | b'\'') => {
                 self.quoted()?;
                 self.skip_spaces();
-                self.peek() == Some(b':') && self.is_blank_at(self.at + 1) && self.line_start == line_start
+                let is_key = self.peek() == Some(b':') && self.is_blank_at(self.at + 1);
+                (is_key && self.line_start == line_start).then_some(self.at)
             }
             // A flow collection is no key here, and a complex key is none anywhere.
-            Some(b'[' | b'{') => false,
-            Some(b'?') if self.is_blank_at(self.at + 1) => false,
-            _ => self.plain_key_end().is_some(),
+            Some(b'[' | b'{') => None,
+            Some(b'?') if self.is_blank_at(self.at + 1) => None,
+            _ => self.plain_key_end(),
         };
         (self.at, self.line_start) = (start, line_start);
-        Ok(is_key)
+        Ok(colon)
     }
 
     /// Where the plain key at the cursor ends: at a colon before white space, on this line and before a comment.
     fn plain_key_end(&self) -> Option<usize> {
-        let line = self.bytes();
-        let is_blank = |at: usize| matches!(line.get(at), None | Some(b' ' | b'\t' | b'\n' | b'\r'));
-        let end = line.iter().enumerate().position(|(at, byte)| match byte {
-            b':' => is_blank(at + 1),
-            b'#' => at > 0 && is_blank(at - 1),
-            b'\n' | b'\r' => true,
-            _ => false,
-        })?;
-        (line[end] == b':').then_some(self.at + end)
+        let end = self.plain_end();
+        (self.byte(end) == Some(b':')).then_some(end)
     }
 
-    fn block_mapping(&mut self, column: usize) -> Result<()> {
+    /// Where the plain text at the cursor ends: at a line end, at a colon before white space, or at a comment.
+    fn plain_end(&self) -> usize {
+        let mut at = self.at;
+        loop {
+            let ends = |word: Word| word.equal(b':') | word.equal(b'#') | word.equal(b'\n') | word.equal(b'\r');
+            at += match bytes::find(&self.text.as_bytes()[at..], ends) {
+                Some(length) => length,
+                None => return self.text.len(),
+            };
+            match self.byte(at) {
+                Some(b':') if !self.is_blank_at(at + 1) => {}
+                Some(b'#') if at == self.at || !self.is_blank_at(at - 1) => {}
+                _ => return at,
+            }
+            at += 1;
+        }
+    }
+
+    /// A mapping whose first key is at the cursor and has its colon there.
+    fn block_mapping(&mut self, column: usize, colon: usize) -> Result<()> {
         let mut keys = self.begin_mapping()?;
+        let mut colon = Some(colon);
         loop {
             let start = self.at;
-            let key = self.block_key()?;
+            let key = self.block_key(colon.take())?;
             self.new_key(key, start, &mut keys)?;
             self.value_of_key(column)?;
             if !self.has_another_key(column)? {
@@ -90,8 +105,8 @@ impl<'a> Reader<'a> {
         Ok(true)
     }
 
-    /// The key at the cursor; the cursor then stands behind the colon.
-    fn block_key(&mut self) -> Result<Cow<'a, str>> {
+    /// The key at the cursor, whose colon may be known; the cursor then stands behind the colon.
+    fn block_key(&mut self, colon: Option<usize>) -> Result<Cow<'a, str>> {
         let key = match self.peek() {
             Some(b'"' | b'\'') => {
                 let key = self.quoted()?;
@@ -103,7 +118,7 @@ impl<'a> Reader<'a> {
             }
             _ => {
                 self.check_plain_start()?;
-                let Some(end) = self.plain_key_end() else {
+                let Some(end) = colon.or_else(|| self.plain_key_end()) else {
                     return self.fail("expected a key and ': '");
                 };
                 let key = trimmed(&self.text[self.at..end]);
@@ -215,19 +230,11 @@ impl<'a> Reader<'a> {
 
     /// One line of a plain scalar, without white space at its end.
     fn plain_line(&mut self) -> Result<&'a str> {
-        let line = self.bytes();
-        let is_blank = |at: usize| matches!(line.get(at), None | Some(b' ' | b'\t' | b'\n' | b'\r'));
-        let end = line.iter().enumerate().position(|(at, byte)| match byte {
-            b'\n' | b'\r' => true,
-            b'#' => at > 0 && is_blank(at - 1),
-            b':' => is_blank(at + 1),
-            _ => false,
-        });
-        let end = end.unwrap_or(line.len());
-        if line.get(end) == Some(&b':') {
-            return self.fail_at(self.at + end, "a mapping cannot begin here; quote a text that holds ': '");
+        let end = self.plain_end();
+        if self.byte(end) == Some(b':') {
+            return self.fail_at(end, "a mapping cannot begin here; quote a text that holds ': '");
         }
-        let part = trimmed(&self.text[self.at..self.at + end]);
+        let part = trimmed(&self.text[self.at..end]);
         self.at += part.len();
         Ok(part)
     }

@@ -41,19 +41,21 @@ enum Word {
 
 /// The words that YAML 1.1 or 1.2 gives a meaning.
 fn word(text: &str) -> Option<Word> {
-    // Most texts begin like none of them.
-    if !matches!(text.as_bytes(), [b'~' | b'n' | b'N' | b't' | b'T' | b'y' | b'Y' | b'o' | b'O' | b'f' | b'F', ..]) {
+    // Most texts are longer, or begin like none of them.
+    if text.len() > 5
+        || !matches!(text.as_bytes(), [b'~' | b'n' | b'N' | b't' | b'T' | b'y' | b'Y' | b'o' | b'O' | b'f' | b'F', ..])
+    {
         return None;
     }
-    let mut lower = [0; 5];
-    let lower = lower.get_mut(..text.len())?;
-    lower.copy_from_slice(text.as_bytes());
-    lower.make_ascii_lowercase();
-    match &*lower {
-        b"~" | b"null" => Some(Word::Null),
-        b"true" | b"yes" | b"on" | b"y" => Some(Word::True),
-        b"false" | b"no" | b"off" | b"n" => Some(Word::False),
-        _ => None,
+    let is_one_of = |words: &[&str]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
+    if is_one_of(&["~", "null"]) {
+        Some(Word::Null)
+    } else if is_one_of(&["true", "yes", "on", "y"]) {
+        Some(Word::True)
+    } else if is_one_of(&["false", "no", "off", "n"]) {
+        Some(Word::False)
+    } else {
+        None
     }
 }
 

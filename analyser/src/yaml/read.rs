@@ -15,8 +15,13 @@ const MAX_NESTING: usize = 2 * crate::MAX_DEPTH + 8;
 /// Reads one document.
 pub(super) fn read(text: &str) -> Result<Pieces<'_>> {
     let text = text.strip_prefix('\u{FEFF}').unwrap_or(text);
-    let mut reader =
-        Reader { text, at: 0, line_start: 0, keys: Vec::new(), out: Pieces::with_capacity(text.len() / 16) };
+    let mut reader = Reader {
+        text,
+        at: 0,
+        line_start: 0,
+        keys: Vec::with_capacity(32),
+        out: Pieces::with_capacity(text.len() / 16),
+    };
     reader.document()?;
     Ok(reader.out)
 }
@@ -69,11 +74,6 @@ impl<'a> Reader<'a> {
         Err(Error::Yaml { line, column, what: shortened(what.into()) })
     }
 
-    /// What has not been read.
-    pub(super) fn bytes(&self) -> &'a [u8] {
-        self.text.as_bytes().get(self.at..).unwrap_or_default()
-    }
-
     pub(super) fn peek(&self) -> Option<u8> {
         self.byte(self.at)
     }
@@ -103,7 +103,9 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn skip_spaces(&mut self) {
-        self.at += self.bytes().iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
+        while matches!(self.peek(), Some(b' ' | b'\t')) {
+            self.at += 1;
+        }
     }
 
     /// Goes to the next line. The cursor stands at a line end or at the end of the text.
@@ -133,7 +135,9 @@ impl<'a> Reader<'a> {
     pub(super) fn skip_to_content(&mut self) -> Result<()> {
         loop {
             let begins_line = self.at == self.line_start;
-            self.at += self.bytes().iter().take_while(|b| **b == b' ').count();
+            while self.peek() == Some(b' ') {
+                self.at += 1;
+            }
             let tab = self.at;
             if self.peek() == Some(b'\t') {
                 self.skip_spaces();

@@ -147,11 +147,21 @@ enum Style {
     Block,
 }
 
+/// Bytes that a plain scalar can have anywhere but at its beginning.
+const SIMPLE: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0u8;
+    while byte < 0x80 {
+        table[byte as usize] = byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b'/');
+        byte += 1;
+    }
+    table
+};
+
 fn style(value: &str) -> Style {
     let bytes = value.as_bytes();
     // The usual case: a word, a path.
-    let is_simple = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'/');
-    if matches!(bytes, [b'a'..=b'z' | b'A'..=b'Z' | b'/', rest @ ..] if rest.iter().all(is_simple)) {
+    if matches!(bytes, [b'a'..=b'z' | b'A'..=b'Z' | b'/', rest @ ..] if rest.iter().all(|b| SIMPLE[usize::from(*b)])) {
         return if plain::is_text(value) { Style::Plain } else { Style::Single };
     }
     let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return Style::Single };
