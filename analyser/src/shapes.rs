@@ -55,7 +55,7 @@ pub(crate) enum Key {
     /// All children of a name.
     List(&'static Child),
     /// A child by its own name.
-    Child,
+    Child(&'static Child),
 }
 
 /// A child element of a shape.
@@ -120,14 +120,14 @@ impl Shape {
         Some(match *meaning {
             Meaning::Attribute(kind) => Key::Attribute(name, kind),
             Meaning::List(at) => Key::List(self.at(at)),
-            Meaning::Child(_) => Key::Child,
+            Meaning::Child(at) => Key::Child(self.at(at)),
         })
     }
 
     /// [`Shape::key`] of a key with a prefix, whose `namespace` and local name are given.
     pub(crate) fn key_with_prefix(&'static self, namespace: &str, name: &str) -> Option<Key> {
         let list = || self.list(namespace, name).map(Key::List);
-        list().or_else(|| self.child(namespace, name).map(|_| Key::Child))
+        list().or_else(|| self.child(namespace, name).map(Key::Child))
     }
 
     /// Kind of an attribute of the schema.

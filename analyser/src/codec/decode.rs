@@ -28,13 +28,17 @@ pub(crate) fn decode(pieces: &Pieces<'_>) -> Result<Tree> {
     let mut decoder = Decoder {
         scope: Scope::default(),
         has_declarations: pieces.has_declarations(),
+        is_canonical: !pieces.has_declarations(),
+        last_rank: 0,
         path: vec![Step::Key(name)],
         builder: Builder::default(),
     };
     let is_plain = declared(content, "").is_none_or(str::is_empty);
     let shape = if is_plain { shapes::root(name) } else { None };
     decoder.element(shapes::name(name), content, shape)?;
+    let is_canonical = decoder.is_canonical;
     match decoder.builder.finish() {
+        Some(root) if is_canonical => Ok(Tree { root }),
         Some(root) => Ok(Tree { root }.into_canonical()),
         None => Err(Error::at("", "there is no element")),
     }
@@ -44,6 +48,10 @@ struct Decoder<'p> {
     scope: Scope,
     /// Whether any key declares a namespace.
     has_declarations: bool,
+    /// Whether all that has been read was in canonical form. Errs towards no.
+    is_canonical: bool,
+    /// Rank of the last child of the element that is being read.
+    last_rank: usize,
     path: Vec<Step<'p>>,
     builder: Builder,
 }
@@ -90,13 +98,15 @@ impl<'p> Decoder<'p> {
         match data {
             Data::Mapping(entries) => {
                 self.builder.open(name);
-                let before = self.scope.enter_all(entries.texts());
+                let last_rank = std::mem::take(&mut self.last_rank);
+                let before = if self.has_declarations { self.scope.enter_all(entries.texts()) } else { 0 };
                 let mut has_marked = false;
                 for (key, value) in entries {
                     has_marked |= key.starts_with(ATTRIBUTE);
                     self.within(Step::Key(key), |this| this.entry(key, value, shape))?;
                 }
                 self.scope.leave(before);
+                self.last_rank = last_rank;
                 if has_marked {
                     self.no_attribute_twice()?;
                 }
@@ -129,14 +139,13 @@ impl<'p> Decoder<'p> {
     fn entry(&mut self, key: &'p str, data: Data<'p, '_>, shape: Option<&'static Shape>) -> Result<()> {
         let text_key = shape.map_or(TEXT, |s| s.text_key);
         if key == TEXT || key == text_key {
-            let text = self.text(data, shape.and_then(|s| s.text).unwrap_or(Scalar::Plain))?;
-            self.builder.text(&text);
-            return Ok(());
+            return self.own_text(data, shape);
         }
         if key == CONTENT {
             return self.in_order(data, shape);
         }
         if let Some(name) = key.strip_prefix(ATTRIBUTE) {
+            self.is_canonical &= declared_prefix(name).is_none();
             return self.attribute(name, data, Scalar::Plain);
         }
         if let Some(name) = key.strip_prefix('<').and_then(|k| k.strip_suffix('>')) {
@@ -155,7 +164,12 @@ impl<'p> Decoder<'p> {
                 Ok(())
             }
             (Some(Key::List(child)), _) => self.list_items(key, child, data),
-            (Some(Key::Child), _) | (None, Data::Mapping(_) | Data::Sequence(_) | Data::Leaf(Leaf::Null)) => {
+            (Some(Key::Child(child)), Data::Mapping(_) | Data::Leaf(_))
+                if !self.has_declarations && key == child.name =>
+            {
+                self.known_child(Cow::Borrowed(child.name), child, data)
+            }
+            (Some(Key::Child(_)), _) | (None, Data::Mapping(_) | Data::Sequence(_) | Data::Leaf(Leaf::Null)) => {
                 self.elements(key, data, shape)
             }
             (None, Data::Leaf(_)) => self.attribute(key, data, Scalar::Plain),
@@ -166,6 +180,15 @@ impl<'p> Decoder<'p> {
         let (prefix, name) = split_name(key);
         let namespace = self.scope.resolve(prefix);
         if prefix.is_empty() { shape.key(namespace, name) } else { shape.key_with_prefix(namespace, name) }
+    }
+
+    /// Text of the element that is being read.
+    fn own_text(&mut self, data: Data<'_, '_>, shape: Option<&'static Shape>) -> Result<()> {
+        let kind = shape.and_then(|s| s.text);
+        let text = self.text(data, kind.unwrap_or(Scalar::Plain))?;
+        self.is_canonical &= shape.is_none() || kind.is_some();
+        self.builder.text(&text);
+        Ok(())
     }
 
     fn attribute(&mut self, name: &str, data: Data<'_, '_>, kind: Scalar) -> Result<()> {
@@ -199,7 +222,7 @@ impl<'p> Decoder<'p> {
             prefix => Cow::Owned(format!("{prefix}:{}", child.name)),
         };
         for (index, item) in items.enumerate() {
-            self.within(Step::Item(index), |this| this.element(name.clone(), item, Some(child.shape())))?;
+            self.within(Step::Item(index), |this| this.known_child(name.clone(), child, item))?;
         }
         Ok(())
     }
@@ -220,29 +243,33 @@ impl<'p> Decoder<'p> {
         let own = if self.has_declarations { declared(data, prefix) } else { None };
         let namespace = own.unwrap_or_else(|| self.scope.resolve(prefix));
         let child = shape.and_then(|s| s.child(namespace, local));
-        let name = match child {
-            Some(child) if prefix.is_empty() => Cow::Borrowed(child.name),
-            _ => shapes::name(name),
-        };
-        self.element(name, data, child.map(Child::shape))
+        match child {
+            Some(child) if prefix.is_empty() => self.known_child(Cow::Borrowed(child.name), child, data),
+            Some(child) => self.known_child(shapes::name(name), child, data),
+            None => {
+                self.is_canonical &= shape.is_none();
+                self.element(shapes::name(name), data, None)
+            }
+        }
+    }
+
+    fn known_child(&mut self, name: Cow<'static, str>, child: &Child, data: Data<'p, '_>) -> Result<()> {
+        self.is_canonical &= child.rank >= self.last_rank;
+        self.last_rank = child.rank;
+        self.element(name, data, Some(child.shape()))
     }
 
     fn in_order(&mut self, data: Data<'p, '_>, shape: Option<&'static Shape>) -> Result<()> {
         let Data::Sequence(items) = data else {
             return self.fail(format!("expected a list, found {}", data.kind()));
         };
-        let kind = shape.and_then(|s| s.text).unwrap_or(Scalar::Plain);
         for (index, item) in items.enumerate() {
             self.within(Step::Item(index), |this| match item {
                 Data::Mapping(mut entries) => match (entries.next(), entries.next()) {
                     (Some((name, data)), None) => this.within(Step::Key(name), |this| this.child(name, data, shape)),
                     _ => this.fail("expected a mapping of one key, the name of an element"),
                 },
-                text => {
-                    let text = this.text(text, kind)?;
-                    this.builder.text(&text);
-                    Ok(())
-                }
+                text => this.own_text(text, shape),
             })?;
         }
         Ok(())
