@@ -4,12 +4,12 @@
 
 mod names;
 
-use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use names::Names;
 
 use crate::scope::is_same;
+use crate::tree::Name;
 
 /// How a scalar is written in YAML.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,8 +94,8 @@ pub(crate) fn root(name: &str) -> Option<&'static Shape> {
 }
 
 /// The name, without a copy of its own if it is one of libvirt's.
-pub(crate) fn name(name: &str) -> Cow<'static, str> {
-    known_name(name).map_or_else(|| Cow::Owned(name.to_owned()), Cow::Borrowed)
+pub(crate) fn name(name: &str) -> Name {
+    known_name(name).map_or_else(|| Name::Other(name.into()), Name::Known)
 }
 
 /// The name as the shapes hold it, if it is one of libvirt's or the key of a list: the one that is found fastest.

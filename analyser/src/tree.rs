@@ -4,12 +4,14 @@
 //! (`xmlns:qemu`). [`Element::namespace_of`] resolves a prefix where the namespace matters.
 
 mod builder;
+mod name;
 
 use std::borrow::Cow;
 use std::fmt::Display;
 
 pub(crate) use builder::{Builder, is_white_space};
 use compact_str::{CompactString, ToCompactString};
+pub(crate) use name::Name;
 
 /// A whole XML document: its root element. Comments, the XML declaration and insignificant white space are not part
 /// of it.
@@ -22,7 +24,7 @@ pub struct Tree {
 /// One attribute, a namespace declaration included.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attribute {
-    pub(crate) name: Cow<'static, str>,
+    pub(crate) name: Name,
     pub(crate) value: CompactString,
 }
 
@@ -51,7 +53,7 @@ pub enum Node {
 /// that take `&self` read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Element {
-    name: Cow<'static, str>,
+    name: Name,
     attributes: Vec<Attribute>,
     nodes: Vec<Node>,
 }
@@ -67,7 +69,7 @@ impl Tree {
 impl Element {
     /// An empty element.
     pub fn new(name: impl Into<Cow<'static, str>>) -> Self {
-        Self { name: name.into(), attributes: Vec::new(), nodes: Vec::new() }
+        Self { name: name.into().into(), attributes: Vec::new(), nodes: Vec::new() }
     }
 
     /// An element that holds only text, as in `<name>web</name>`.
@@ -117,7 +119,7 @@ impl Element {
 impl Element {
     /// Sets an attribute; a new one comes last.
     pub fn set_attribute(&mut self, name: impl Into<Cow<'static, str>>, value: impl Display) {
-        let (name, value) = (name.into(), value.to_compact_string());
+        let (name, value) = (Name::from(name.into()), value.to_compact_string());
         match self.attributes.iter_mut().find(|a| a.name == name) {
             Some(there) => there.value = value,
             None => self.attributes.push(Attribute { name, value }),
@@ -151,7 +153,7 @@ impl Element {
         let mut kept = Vec::with_capacity(self.nodes.len());
         for node in std::mem::take(&mut self.nodes) {
             match node {
-                Node::Element(e) if e.name == name => removed.push(e),
+                Node::Element(e) if *e.name == *name => removed.push(e),
                 other => kept.push(other),
             }
         }
@@ -196,7 +198,7 @@ impl Element {
 
     /// Value of an attribute.
     pub fn attribute(&self, name: &str) -> Option<&str> {
-        self.attributes.iter().find(|a| a.name == name).map(|a| a.value.as_str())
+        self.attributes.iter().find(|a| *a.name == *name).map(|a| a.value.as_str())
     }
 
     /// Content in document order.
@@ -214,12 +216,12 @@ impl Element {
 
     /// Child elements of this name, in document order.
     pub fn all<'a>(&'a self, name: &'a str) -> impl DoubleEndedIterator<Item = &'a Element> {
-        self.elements().filter(move |e| e.name == name)
+        self.elements().filter(move |e| *e.name == *name)
     }
 
     /// First child element of this name.
     pub fn find(&self, name: &str) -> Option<&Element> {
-        self.elements().find(|e| e.name == name)
+        self.elements().find(|e| *e.name == *name)
     }
 
     /// The element at the end of a path of first children, as in `at(&["os", "type"])`.

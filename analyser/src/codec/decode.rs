@@ -1,10 +1,9 @@
 //! From data to tree.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt::Write;
 
-use compact_str::CompactString;
+use compact_str::{CompactString, format_compact};
 
 use super::{ATTRIBUTE, CONTENT, scalar};
 use crate::MAX_DEPTH;
@@ -12,7 +11,7 @@ use crate::data::{Data, Leaf, Pieces};
 use crate::error::{Error, Result};
 use crate::scope::Scope;
 use crate::shapes::{self, Child, Key, Scalar, Shape, TEXT};
-use crate::tree::{Builder, Tree, declared_prefix, split_name};
+use crate::tree::{Builder, Name, Tree, declared_prefix, split_name};
 use crate::xml::is_name;
 
 /// The document that data stands for, in canonical form.
@@ -88,8 +87,8 @@ impl<'p> Decoder<'p> {
         Ok(done)
     }
 
-    fn element(&mut self, name: Cow<'static, str>, data: Data<'p, '_>, shape: Option<&'static Shape>) -> Result<()> {
-        if !matches!(name, Cow::Borrowed(_)) && !is_name(&name) {
+    fn element(&mut self, name: Name, data: Data<'p, '_>, shape: Option<&'static Shape>) -> Result<()> {
+        if !matches!(name, Name::Known(_)) && !is_name(&name) {
             return self.fail(format!("'{name}' is not a name of an element"));
         }
         if self.builder.depth() == MAX_DEPTH {
@@ -160,14 +159,14 @@ impl<'p> Decoder<'p> {
         match (shape.and_then(|s| self.meaning(s, key)), data) {
             (Some(Key::Attribute(name, kind)), _) => {
                 let text = self.text(data, kind)?;
-                self.builder.attribute(Cow::Borrowed(name), text);
+                self.builder.attribute(Name::Known(name), text);
                 Ok(())
             }
             (Some(Key::List(child)), _) => self.list_items(key, child, data),
             (Some(Key::Child(child)), Data::Mapping(_) | Data::Leaf(_))
                 if !self.has_declarations && key == child.name =>
             {
-                self.known_child(Cow::Borrowed(child.name), child, data)
+                self.known_child(Name::Known(child.name), child, data)
             }
             (Some(Key::Child(_)), _) | (None, Data::Mapping(_) | Data::Sequence(_) | Data::Leaf(Leaf::Null)) => {
                 self.elements(key, data, shape)
@@ -218,8 +217,8 @@ impl<'p> Decoder<'p> {
             return self.fail(format!("expected a list, found {}", data.kind()));
         };
         let name = match split_name(key).0 {
-            "" => Cow::Borrowed(child.name),
-            prefix => Cow::Owned(format!("{prefix}:{}", child.name)),
+            "" => Name::Known(child.name),
+            prefix => Name::Other(format_compact!("{prefix}:{}", child.name)),
         };
         for (index, item) in items.enumerate() {
             self.within(Step::Item(index), |this| this.known_child(name.clone(), child, item))?;
@@ -244,7 +243,7 @@ impl<'p> Decoder<'p> {
         let namespace = own.unwrap_or_else(|| self.scope.resolve(prefix));
         let child = shape.and_then(|s| s.child(namespace, local));
         match child {
-            Some(child) if prefix.is_empty() => self.known_child(Cow::Borrowed(child.name), child, data),
+            Some(child) if prefix.is_empty() => self.known_child(Name::Known(child.name), child, data),
             Some(child) => self.known_child(shapes::name(name), child, data),
             None => {
                 self.is_canonical &= shape.is_none();
@@ -253,7 +252,7 @@ impl<'p> Decoder<'p> {
         }
     }
 
-    fn known_child(&mut self, name: Cow<'static, str>, child: &Child, data: Data<'p, '_>) -> Result<()> {
+    fn known_child(&mut self, name: Name, child: &Child, data: Data<'p, '_>) -> Result<()> {
         self.is_canonical &= child.rank >= self.last_rank;
         self.last_rank = child.rank;
         self.element(name, data, Some(child.shape()))

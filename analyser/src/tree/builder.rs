@@ -1,15 +1,12 @@
 //! Building a tree in document order, as readers do.
 
-use std::borrow::Cow;
-
 use compact_str::CompactString;
 
-use super::{Attribute, Element, Node};
+use super::{Attribute, Element, Name, Node};
 
 /// The elements of a document that is being read.
 ///
 /// What belongs to open elements lies on stacks, and moves into its element when that ends and the numbers are known.
-#[derive(Default)]
 pub(crate) struct Builder {
     /// Elements that have not ended, outermost first.
     open: Vec<Open>,
@@ -18,11 +15,22 @@ pub(crate) struct Builder {
 }
 
 struct Open {
-    name: Cow<'static, str>,
+    name: Name,
     /// Where its attributes begin on their stack.
     attributes: usize,
     /// Where its content begins on the stack of nodes.
     nodes: usize,
+    /// How many of its nodes are elements.
+    elements: usize,
+    /// Whether it has text that is not white space.
+    has_text: bool,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        // Enough for most documents.
+        Self { open: Vec::with_capacity(8), attributes: Vec::with_capacity(16), nodes: Vec::with_capacity(32) }
+    }
 }
 
 impl Builder {
@@ -47,18 +55,20 @@ impl Builder {
     }
 
     /// Begins an element.
-    pub(crate) fn open(&mut self, name: Cow<'static, str>) {
-        self.open.push(Open { name, attributes: self.attributes.len(), nodes: self.nodes.len() });
+    pub(crate) fn open(&mut self, name: Name) {
+        let (attributes, nodes) = (self.attributes.len(), self.nodes.len());
+        self.open.push(Open { name, attributes, nodes, elements: 0, has_text: false });
     }
 
     /// Adds an attribute to the innermost open element.
-    pub(crate) fn attribute(&mut self, name: Cow<'static, str>, value: CompactString) {
+    pub(crate) fn attribute(&mut self, name: Name, value: CompactString) {
         self.attributes.push(Attribute { name, value });
     }
 
     /// Adds text to the innermost open element.
     pub(crate) fn text(&mut self, text: &str) {
-        let Some(open) = self.open.last() else { return };
+        let Some(open) = self.open.last_mut() else { return };
+        open.has_text |= !text.bytes().all(is_white_space);
         match self.nodes[open.nodes..].last_mut() {
             Some(Node::Text(there)) => there.push_str(text),
             _ if text.is_empty() => {}
@@ -70,26 +80,22 @@ impl Builder {
     /// other text among it.
     pub(crate) fn close(&mut self) {
         let Some(open) = self.open.pop() else { return };
-        let content = &self.nodes[open.nodes..];
-        let is_layout = |node: &Node| matches!(node, Node::Text(text) if text.bytes().all(is_white_space));
-        let is_element = |node: &Node| matches!(node, Node::Element(_));
-        if content.len() > 1 && content.iter().all(|node| is_element(node) || is_layout(node)) {
-            let mut end = open.nodes;
-            for at in open.nodes..self.nodes.len() {
-                if is_element(&self.nodes[at]) {
-                    self.nodes.swap(end, at);
-                    end += 1;
-                }
-            }
-            self.nodes.truncate(end);
-        }
-        let nodes = self.nodes.split_off(open.nodes);
+        let nodes = if open.has_text || open.elements == 0 {
+            self.nodes.split_off(open.nodes)
+        } else {
+            let mut elements = Vec::with_capacity(open.elements);
+            elements.extend(self.nodes.drain(open.nodes..).filter(|node| matches!(node, Node::Element(_))));
+            elements
+        };
         let attributes = self.attributes.split_off(open.attributes);
+        if let Some(outer) = self.open.last_mut() {
+            outer.elements += 1;
+        }
         self.nodes.push(Node::Element(Element { name: open.name, attributes, nodes }));
     }
 
-    /// The root, if it has ended.
-    pub(crate) fn finish(mut self) -> Option<Element> {
+    /// Takes the root, if it has ended.
+    pub(crate) fn finish(&mut self) -> Option<Element> {
         match self.nodes.pop() {
             Some(Node::Element(root)) if self.open.is_empty() => Some(root),
             _ => None,

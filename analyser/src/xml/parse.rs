@@ -10,7 +10,7 @@ use crate::MANY;
 use crate::bytes;
 use crate::error::{Error, Result, shortened};
 use crate::shapes;
-use crate::tree::{Builder, Tree, is_white_space};
+use crate::tree::{Builder, Name, Tree, is_white_space};
 
 /// How deep elements may nest. libxml2, and so libvirt, reads no deeper documents.
 pub const MAX_DEPTH: usize = 256;
@@ -81,7 +81,7 @@ impl<'a> Parser<'a> {
         if let Some(open) = self.builder.name() {
             return self.fail(self.at, format!("the document ends before </{open}>"));
         }
-        match std::mem::take(&mut self.builder).finish() {
+        match self.builder.finish() {
             Some(root) => Ok(Tree { root }),
             None => self.fail(self.at, "there is no element: the document is empty"),
         }
@@ -247,10 +247,10 @@ impl<'a> Parser<'a> {
 }
 
 /// The name, if it is one; libvirt's own are.
-fn checked_name(name: &str) -> Option<Cow<'static, str>> {
+fn checked_name(name: &str) -> Option<Name> {
     match shapes::known_name(name) {
-        Some(known) => Some(Cow::Borrowed(known)),
-        None => scan::is_name(name).then(|| Cow::Owned(name.to_owned())),
+        Some(known) => Some(Name::Known(known)),
+        None => scan::is_name(name).then(|| Name::Other(name.into())),
     }
 }
 
