@@ -96,7 +96,8 @@ impl Connections {
     }
 }
 
-fn status_of_disk(disk: &DiskOnHost) -> DiskStatus {
+/// Where a disk lies, as a status tells it.
+pub fn status_of_disk(disk: &DiskOnHost) -> DiskStatus {
     let (kind, source) = match &disk.location {
         DiskLocation::File(path) => ("file", path.clone()),
         DiskLocation::Block(path) => ("block", path.clone()),

@@ -169,7 +169,8 @@ impl Element {
         })
     }
 
-    pub(crate) fn nodes_mut(&mut self) -> &mut Vec<Node> {
+    /// Child elements and texts, to be changed.
+    pub fn nodes_mut(&mut self) -> &mut Vec<Node> {
         &mut self.nodes
     }
 }

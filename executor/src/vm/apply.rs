@@ -61,6 +61,7 @@ impl Task {
         let generation = self.vm.metadata.generation;
         let hands = self.hands.clone();
         let prepared = prepare(&*hands.cluster, &hands.makers, &self.vm, &self.identity).await?;
+        self.check_disks(&prepared).await?;
         let defined = hands.domains.define(&self.identity, &prepared.xml).await;
         self.seen = None;
         if let Err(error) = defined {

@@ -369,6 +369,12 @@ pub(super) fn next(view: &View<'_>) -> Step {
         return leave_host(view, if gone { Step::Rest(Phase::Gone, None) } else { Step::ReportGone });
     }
     if placement.release == Release::Stop {
+        if let Seen::Ours(found) = view.seen
+            && !view.moved.is_empty()
+        {
+            // The next host would start it without what was written since.
+            return rest(view, found.state);
+        }
         let released = status.released_epoch == Some(placement.epoch);
         return leave_host(view, if released { Step::Rest(Phase::Released, None) } else { Step::ReportReleased });
     }
@@ -398,15 +404,6 @@ pub(super) fn next(view: &View<'_>) -> Step {
         Seen::Absent if !wanted && is_unknown(view) => never_there(view),
         _ if !wanted => Step::Rest(Phase::Stopped, None),
         Seen::Foreign(what) => Step::Rest(Phase::Waiting(NotYet::on_change("NameTaken", what.clone())), None),
-        Seen::Ours(_) if !view.moved.is_empty() => {
-            let message = format!(
-                "somebody has moved a disk on its host, as a snapshot does, and what was written since is there: {}. Bring \
-                 it back into the old place (virsh blockcommit while it runs, qemu-img commit while it is off) and set \
-                 the old source with virsh edit",
-                view.moved.join(", ")
-            );
-            Step::Rest(Phase::Waiting(NotYet::on_change("DiskMoved", message)), None)
-        }
         Seen::Absent if is_unknown(view) => never_there(view),
         _ => start(view, &placement),
     }
@@ -420,6 +417,13 @@ fn rest(view: &View<'_>, state: DomainState) -> Step {
         _ => Phase::Stopped,
     };
     Step::Rest(phase, view.memory.repairs.wait(view.now))
+}
+
+/// Whether something of the domain is to be mended.
+pub(super) fn needs_repair(view: &View<'_>) -> bool {
+    let Seen::Ours(found) = view.seen else { return false };
+    let unsettled = !found.marked || (found.autostart && may_take_autostart(view.vm));
+    unsettled || view.reverts || view.vm.spec.observed().is_some()
 }
 
 /// What shall be mended of the domain, while it is not stopped.
@@ -438,7 +442,9 @@ fn repair(view: &View<'_>, step: Step) -> Option<Step> {
 /// The domain that was to be taken over has never been there.
 fn is_unknown(view: &View<'_>) -> bool {
     let missed = condition::find(&view.status.conditions, SYNCED).is_some_and(|it| it.reason == "DomainMissing");
-    view.vm.spec.existing_domain.is_some() && view.status.domain.is_none() && !missed
+    let placed = view.status.placement.as_ref().is_some_and(|placement| placement.epoch > 0);
+    let was_there = missed || placed || view.status.domain.is_some() || view.status.last_stop.is_some();
+    view.vm.spec.existing_domain.is_some() && !was_there
 }
 
 fn never_there(view: &View<'_>) -> Step {

@@ -314,8 +314,10 @@ fn after_an_end_the_next_start_waits_as_it_should() {
 #[test]
 fn a_moved_disk_is_not_left_behind() {
     let moved = |case: Case| Case { moved: vec!["devices/disk[vda]/source".into()], ..case };
-    let Phase::Waiting(why) = moved(always().seen(DomainState::Shutoff)).phase() else { panic!() };
-    assert_eq!(why.reason, "DiskMoved");
+    let leaves = |state| moved(always().seen(state)).placement(|placement| placement.release = Release::Stop);
+    assert_eq!(leaves(DomainState::Running).phase(), Phase::Running, "nor on this host");
+    assert_eq!(leaves(DomainState::Shutoff).phase(), Phase::Stopped);
+    assert_eq!(leaves(DomainState::Shutoff).deleting().step(), Step::Undefine);
     assert_eq!(moved(always().running()).phase(), Phase::Running, "what runs goes on");
     let mut restart = always().running();
     restart.vm.spec.power_request = serde_yaml_ng::from_str("{id: r, action: Restart}").unwrap();

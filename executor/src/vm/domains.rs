@@ -81,8 +81,9 @@ pub(super) struct Observed {
 impl Observed {
     /// Whether it bears the mark of a VM of this cluster, where it runs or where it is defined.
     pub(super) fn is_marked(&self, identity: &Identity) -> bool {
-        let definition = read_domain(&self.definition).map(|domain| domain.mark);
-        [Some(&self.info.mark), definition.as_ref().ok()]
+        // libvirt remembers what a domain was that is not defined any more.
+        let definition = read_domain(&self.definition).ok().filter(|_| self.defined).map(|domain| domain.mark);
+        [Some(&self.info.mark), definition.as_ref()]
             .into_iter()
             .flatten()
             .any(|mark| mark.as_ref().is_ok_and(|mark| mark.as_ref().is_some_and(|mark| identity.is_of(mark))))

@@ -24,6 +24,28 @@ pub(super) struct Drift {
 }
 
 impl Drift {
+    /// Why the domain must not be defined as `made`: the disks that the definition has in another place than `made`, and
+    /// than what it was made from before, if that is known.
+    pub(super) fn left_behind(
+        made: &str,
+        status: &VirtualMachineStatus,
+        host: &HostFacts,
+        generation: i64,
+        details: &Details,
+    ) -> Vec<String> {
+        let known = Self::of(status, host, generation, details);
+        let trees = [made, details.definition.as_str()]
+            .map(|xml| Some(prepared(Tree::from_xml(xml).ok()?.root, generation == TAKEN_OVER)));
+        let [Some(made), Some(is)] = trees else { return Vec::new() };
+        let elsewhere = diff(&made, &is, Mode::Desired);
+        let lines = elsewhere.iter().filter(|it| is_move(it, &details.definition)).map(line);
+        if !known.known {
+            return lines.collect();
+        }
+        let path = |line: &str| line.split_once(": ").map(|(path, _)| path.to_owned());
+        lines.filter(|line| known.moved.iter().any(|moved| path(moved) == path(line))).collect()
+    }
+
     /// Compares what `status` says that the domain was made from with what libvirt has. `generation` is that of its mark.
     pub(super) fn of(status: &VirtualMachineStatus, host: &HostFacts, generation: i64, details: &Details) -> Self {
         let (Some(spec), Some(connections)) = (&status.effective, Connections::of_status(status)) else {
@@ -38,9 +60,10 @@ impl Drift {
             _ => Vec::new(),
         };
         let definition = differences(Some(&details.definition), Mode::Desired);
-        let moved = definition.iter().filter(|it| is_move(it, &details.definition)).map(line).collect();
         let mut running = differences(details.live.as_deref(), Mode::Live);
         running.retain(|it| !definition.iter().any(|known| known.path == it.path));
+        let moves = definition.iter().chain(&running).filter(|it| is_move(it, &details.definition));
+        let moved = moves.map(line).collect();
         let lines = |found: Vec<Difference>| found.iter().map(line).collect();
         Self { known: true, definition: lines(definition), running: lines(running), moved }
     }
@@ -71,7 +94,9 @@ fn is_move(difference: &Difference, definition: &str) -> bool {
     let drives = read_domain(definition).map(|domain| domain.disks).unwrap_or_default();
     let mut drives = drives.into_iter().filter(|disk| ["cdrom", "floppy"].contains(&disk.device.as_str()));
     let is_drive = drives.any(|drive| drive.target == key || drive.alias.as_deref() == Some(key));
-    !is_drive && rest.starts_with("/source") && difference.to.is_some()
+    const PLACES: [&str; 9] = ["", "/@file", "/@dev", "/@dir", "/@pool", "/@volume", "/@protocol", "/@name", "/host"];
+    let is_place = rest.strip_prefix("/source").is_some_and(|rest| PLACES.contains(&rest)) || rest == "/driver/@type";
+    !is_drive && is_place && difference.to.is_some()
 }
 
 fn line(difference: &Difference) -> String {
@@ -163,6 +188,34 @@ mod tests {
         assert!(!drift(&copied, None, 3).moved.is_empty());
         let other = made().replace("<source network='lan'/>", "<source network='dmz'/>");
         assert_eq!(drift(&other, None, 3).moved, [] as [&str; 0]);
+    }
+
+    #[test]
+    fn a_start_leaves_no_disk_behind() {
+        let at = |path: &str| made().replace("/p/v", path);
+        let behind = |made: &str, definition: &str, status: &VirtualMachineStatus| {
+            let details = Details { definition: definition.into(), ..Default::default() };
+            Drift::left_behind(made, status, &host(), 3, &details).len()
+        };
+        let (known, unknown) = (status(), VirtualMachineStatus::default());
+        for (made, definition, status, disks, why) in [
+            (at("/p/v"), at("/p/v"), &known, 0, "as it was"),
+            (at("/p/v"), at("/p/v.snapshot"), &known, 1, "a snapshot"),
+            (at("/p/v"), made().replace("type='qcow2'", "type='raw'"), &known, 1, "another format"),
+            (at("/p/new"), at("/p/v"), &known, 0, "the spec has another disk now"),
+            (
+                at("/p/new"),
+                at("/p/new"),
+                &known,
+                0,
+                "defined, and killed before that was written; or copied, and said so",
+            ),
+            (at("/p/new"), at("/p/v.snapshot"), &known, 1, "neither"),
+            (at("/p/v"), at("/p/v"), &unknown, 0, "of an earlier version"),
+            (at("/p/v"), at("/p/v.snapshot"), &unknown, 1, "and moved since"),
+        ] {
+            assert_eq!(behind(&made, &definition, status), disks, "{why}");
+        }
     }
 
     #[test]

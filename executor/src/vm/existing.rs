@@ -1,9 +1,9 @@
 //! A domain that was there before its VM, in the words of a spec.
 
-use kubevmm_analyser::Tree;
-use kubevmm_analyser::lower::DiskLocation;
+use kubevmm_analyser::lower::{DiskLocation, disk_alias};
 use kubevmm_analyser::read::read_domain;
-use kubevmm_analyser::spec::{host_facts, lift_to_spec};
+use kubevmm_analyser::spec::{SEED_DISK, host_facts, lift_to_spec};
+use kubevmm_analyser::{Element, Node, Tree};
 use kubevmm_api::VirtualMachine;
 use kubevmm_api::effective::EffectiveSpec;
 use kubevmm_api::vm::{DiskStatus, HostLink, HostVolume};
@@ -35,6 +35,7 @@ pub(super) fn lift(cluster: &dyn Cluster, vm: &VirtualMachine, observed: &Observ
     let uid = vm.metadata.uid.as_deref().unwrap_or_default();
     let is_volume = |location: &DiskLocation| volume(location).is_some();
     let lifted = Tree::from_xml(&observed.definition)
+        .map(without_seed)
         .and_then(|tree| lift_to_spec(&tree, &host_facts(accelerator, &arch), (name, uid), &is_volume));
     let lifted = lifted.map_err(|error| {
         let message = format!("the domain {} cannot be said in a VirtualMachine: {error}", observed.info.name);
@@ -47,6 +48,16 @@ pub(super) fn lift(cluster: &dyn Cluster, vm: &VirtualMachine, observed: &Observ
     };
     let (_, links) = lifted.connections.to_status(&lifted.spec);
     Ok(Lifted { spec: lifted.spec, disks, links })
+}
+
+/// The seed of spec.cloudInit is made anew for each start: a domain that was managed before may have one.
+fn without_seed(mut tree: Tree) -> Tree {
+    let seed = disk_alias(SEED_DISK);
+    let is_seed = |device: &Element| device.find("alias").and_then(|it| it.attribute("name")) == Some(seed.as_str());
+    for devices in tree.root.elements_mut().filter(|element| element.name() == "devices") {
+        devices.nodes_mut().retain(|node| !matches!(node, Node::Element(device) if is_seed(device)));
+    }
+    tree
 }
 
 /// Names disks and networks as the spec does that the VM has now: the domain is connected to them already.

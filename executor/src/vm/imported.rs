@@ -1,16 +1,18 @@
 //! What is done to a domain that was there before its VM, or that somebody else has changed.
 
 use kubevmm_analyser::mark::Mark;
-use kubevmm_analyser::spec::{Connections, host_facts};
+use kubevmm_analyser::spec::{Connections, host_facts, status_of_disk};
 use kubevmm_api::effective::EffectiveSpec;
+use kubevmm_api::vm::{DiskStatus, LastStop, StopReason};
 use tokio::time::Instant;
 
 use super::apply::api_unavailable;
+use super::cluster::name_of;
 use super::decide::{Existing, Seen, Step, Trouble, may_take_autostart};
-use super::drift::TAKEN_OVER;
-use super::existing::{self, refer};
-use super::prepare::{effective, lowered, mark};
-use super::task::Task;
+use super::drift::{Drift, TAKEN_OVER};
+use super::existing::{self, Lifted, refer};
+use super::prepare::{Prepared, effective, lowered, mark};
+use super::task::{Task, now};
 use crate::host::NotYet;
 use crate::libvirt;
 
@@ -46,8 +48,9 @@ impl Task {
         };
         let mut lifted = existing::lift(&*hands.cluster, &self.vm, &observed)?;
         check_complete(&lifted.spec, &wanted)?;
-        refer(&mut lifted, &wanted);
         self.check_orphan().await?;
+        self.check_places(&wanted, &lifted).await?;
+        refer(&mut lifted, &wanted);
         self.prove_placement().await.map_err(api_unavailable)?;
         if self.is_outdated(&Step::TakeOver) {
             return Ok(());
@@ -57,6 +60,11 @@ impl Task {
             self.own.effective = Some(lifted.spec);
             self.own.connections = Some((lifted.disks, lifted.links));
             self.own.autostart = Some(observed.autostart);
+            if !observed.state.is_active() {
+                // It stays off: what once started it was answered.
+                let request_id = self.status().last_power_request.map(|last| last.id);
+                self.own.last_stop = Some(LastStop { reason: StopReason::Unknown, time: now(), request_id });
+            }
         }
         self.persist().await?;
         // Another VM may want it, too.
@@ -133,6 +141,68 @@ impl Task {
         tracing::warn!(reason, %error, "an action failed; trying again");
         self.memory.repairs.fail(Instant::now());
         self.memory.repair_trouble = Some(Trouble { reason, message: error.to_string() });
+    }
+
+    /// Whether the definition that is there has a disk in a place where neither this VM had it nor is to have it: what was
+    /// written there would be left behind.
+    pub(super) async fn check_disks(&mut self, prepared: &Prepared) -> Result<(), NotYet> {
+        let Some(Seen::Ours(found)) = &self.seen else { return Ok(()) };
+        let generation = found.generation;
+        let details = self.hands.domains.details(&self.identity).await?;
+        let Some((accelerator, arch)) = self.hands.cluster.machine() else { return Ok(()) };
+        let host = host_facts(accelerator, &arch);
+        let moved = Drift::left_behind(&prepared.xml, &self.status(), &host, generation, &details);
+        if moved.is_empty() {
+            return Ok(());
+        }
+        let message = format!(
+            "somebody has moved a disk on its host, as a snapshot does, and what was written since is there: {}. Bring it \
+             back into the old place (virsh blockcommit while it runs, qemu-img commit while it is off) and set the old \
+             source with virsh edit; or make a VirtualMachineDisk with spec.source.existing of the new place, and name it \
+             in spec.disks; or undefine the domain, if nothing of it is wanted",
+            moved.join(", ")
+        );
+        Err(NotYet::backoff("DiskMoved", message))
+    }
+
+    /// Whether each disk of the spec is the one that the domain has under this name: the next start takes it.
+    async fn check_places(&self, wanted: &EffectiveSpec, lifted: &Lifted) -> Result<(), NotYet> {
+        let (namespace, _) = name_of(&self.vm);
+        for disk in &wanted.disks {
+            let there = lifted.disks.iter().find(|it| it.name == disk.name && it.volume.is_some());
+            let Some(there) = there else {
+                let message = format!(
+                    "spec.disks[{}]: the domain has no such disk in a storage pool of the host: `virtctl import --manage` \
+                     writes what it has; once it is managed, add to it",
+                    disk.name
+                );
+                return Err(NotYet::on_change("SpecIncomplete", message));
+            };
+            let ours = self.hands.makers.storage.ensure_disk(namespace, &disk.disk_name, &self.identity.uid).await?;
+            let ours = status_of_disk(&ours);
+            let is_same_place = match there.kind.as_deref() {
+                Some("volume") => there.volume.as_ref().is_some_and(|volume| {
+                    ours.source.as_deref().is_some_and(|path| path.ends_with(&format!("/{}", volume.name)))
+                }),
+                _ => ours.source == there.source,
+            };
+            if !is_same_place || ours.format != there.format {
+                let place = |disk: &DiskStatus| {
+                    let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "nothing".into());
+                    format!("{} ({})", text(&disk.source), text(&disk.format))
+                };
+                let message = format!(
+                    "spec.disks[{}]: the VirtualMachineDisk {} is {}, the domain has {}: a start would leave behind what is \
+                     written there; name a VirtualMachineDisk of that volume (`virtctl import --manage` makes it)",
+                    disk.name,
+                    disk.disk_name,
+                    place(&ours),
+                    place(there)
+                );
+                return Err(NotYet::backoff("DiskMoved", message));
+            }
+        }
+        Ok(())
     }
 
     /// The VM must be looked at first, or what was decided is not so any more.

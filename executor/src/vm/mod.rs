@@ -54,6 +54,7 @@ mod task;
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kubevmm_api::VirtualMachine;
 use tokio::sync::broadcast::error::RecvError;
@@ -133,7 +134,10 @@ pub async fn run(context: Context, session: Session, parts: HostParts, mut vms: 
 
 /// Owns one VM: watches its domain or drives it, as the spec says from time to time.
 async fn own(hands: Hands, mut vm: Arc<VirtualMachine>, mut queue: Queue) {
+    /// Between two changes of hands: one that follows at once shows that the two do not see the same.
+    const PAUSE: Duration = Duration::from_secs(1);
     loop {
+        let since = tokio::time::Instant::now();
         if vm.spec.observed().is_some() {
             match Observer::new(&hands, vm, queue).run().await {
                 observe::End::Over => return,
@@ -143,6 +147,9 @@ async fn own(hands: Hands, mut vm: Arc<VirtualMachine>, mut queue: Queue) {
         match Task::new(hands.clone(), vm, queue).run().await {
             task::End::Over => return,
             task::End::Observed(observed, inputs) => (vm, queue) = (observed, inputs),
+        }
+        if since.elapsed() < PAUSE {
+            tokio::time::sleep(PAUSE).await;
         }
     }
 }

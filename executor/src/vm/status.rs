@@ -187,16 +187,20 @@ fn domain(facts: &Facts<'_>, status: &VirtualMachineStatus) -> Option<DomainStat
         // What was there is not known to have gone.
         Seen::Unreachable(_) => status.domain.clone(),
         Seen::Absent | Seen::Foreign(_) => None,
-        Seen::Existing(existing) => Some(DomainStatus {
-            name: existing.name.clone(),
-            uuid: facts.identity.uuid.to_string(),
-            epoch: 0,
-            state: existing.state,
-            generation: None,
-            start_time: None,
-            autostart: existing.autostart,
-            transient: !existing.defined,
-        }),
+        Seen::Existing(existing) => {
+            // One that has lost its mark is to be marked again, as what it was.
+            let known = status.domain.as_ref().filter(|domain| domain.generation.is_some());
+            Some(DomainStatus {
+                name: existing.name.clone(),
+                uuid: facts.identity.uuid.to_string(),
+                epoch: 0,
+                state: existing.state,
+                generation: known.and_then(|domain| domain.generation),
+                start_time: None,
+                autostart: known.map_or(existing.autostart, |domain| domain.autostart),
+                transient: !existing.defined,
+            })
+        }
         Seen::Ours(found) => Some(DomainStatus {
             name: facts.identity.name.clone(),
             uuid: facts.identity.uuid.to_string(),

@@ -21,7 +21,7 @@ use super::addresses::{self, Schedule};
 use super::apply::api_unavailable;
 use super::backoff::Backoff;
 use super::cluster::{Cluster, name_of};
-use super::decide::{Existing, Found, Memory, Migrated, Phase, Seen, Step, Trouble, View, next};
+use super::decide::{Existing, Found, Memory, Migrated, Phase, Seen, Step, Trouble, View, needs_repair, next};
 use super::domains::{Details, Domains, Identity};
 use super::drift::Drift;
 use super::news::news;
@@ -39,6 +39,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// libvirt tells nobody of a change by its calls for single settings (`virsh setmaxmem --config`, …): so often the domain
 /// is compared with what was made.
 pub(super) const CHECK: Duration = Duration::from_secs(300);
+/// The pause before the host's capabilities are asked for again.
+const MACHINE: Duration = Duration::from_millis(200);
 /// How long an end that was seen waits for the event that says why.
 const END_EVENT: Duration = Duration::from_millis(500);
 
@@ -114,6 +116,8 @@ pub(super) struct Task {
     pub(super) details_stale: bool,
     /// When the domain was last read as a whole.
     read_at: Option<Instant>,
+    /// When to ask again what the host is, without which nothing can be compared.
+    machine_at: Option<Instant>,
     addresses: Schedule,
     asking: bool,
     /// The number of the run that is seen, to tell late answers.
@@ -143,6 +147,7 @@ impl Task {
             guest: Guest::default(),
             details_stale: false,
             read_at: None,
+            machine_at: None,
             addresses: Schedule::default(),
             asking: false,
             run: 0,
@@ -161,7 +166,13 @@ impl Task {
             }
             let Some(until) = self.settle().await else {
                 let observed = self.vm.spec.observed().is_some();
-                return if observed { End::Observed(self.vm, self.queue) } else { End::Over };
+                if !observed {
+                    return End::Over;
+                }
+                if self.left.is_some() {
+                    drop(self.queue.answers().send(Input::Left));
+                }
+                return End::Observed(self.vm, self.queue);
             };
             self.ask_addresses();
             let wrote = self.write_status().await;
@@ -178,6 +189,9 @@ impl Task {
     /// Decides and acts until there is nothing to do; returns when there will be. `None`: the task ends.
     async fn settle(&mut self) -> Option<Option<Instant>> {
         for _ in 0..MAX_STEPS {
+            if self.left.is_some_and(|at| at <= Instant::now()) {
+                return Some(None);
+            }
             self.look().await;
             self.read_details().await;
             if self.seen.is_none() {
@@ -193,6 +207,10 @@ impl Task {
                         self.memory.stopping = None;
                     }
                     self.phase = phase;
+                    if self.memory.repair_trouble.is_some() && !self.view(needs_repair) {
+                        self.memory.repairs.reset();
+                        self.memory.repair_trouble = None;
+                    }
                     return Some(until);
                 }
                 Step::Leave => return None,
@@ -219,10 +237,15 @@ impl Task {
     }
 
     pub(super) fn next_step(&self) -> Step {
+        self.view(next)
+    }
+
+    /// Asks something of what is known now.
+    fn view<T>(&self, ask: impl FnOnce(&View<'_>) -> T) -> T {
         let status = self.status();
         let session = self.hands.cluster.session();
         let unknown = Seen::Unreachable("libvirt has not been asked yet".into());
-        next(&View {
+        ask(&View {
             vm: &self.vm,
             status: &status,
             node: &self.hands.node,
@@ -352,6 +375,11 @@ impl Task {
         if !(self.details_stale || due) || !matches!(self.seen, Some(Seen::Ours(_))) {
             return;
         }
+        if self.hands.cluster.machine().is_none() {
+            self.machine_at = Some(Instant::now() + MACHINE);
+            return;
+        }
+        self.machine_at = None;
         self.read_at = Some(Instant::now());
         match self.hands.domains.details(&self.identity).await {
             Ok(details) => {
@@ -395,7 +423,15 @@ impl Task {
     /// Waits for the next thing to do. `false`: nobody needs this task any more.
     async fn wait(&mut self, until: Option<Instant>) -> bool {
         let now = Instant::now();
-        let times = [until, self.look_at, self.left, self.addresses_due(), self.check_at(), self.writes.wait(now)];
+        let times = [
+            self.machine_at,
+            until,
+            self.look_at,
+            self.left,
+            self.addresses_due(),
+            self.check_at(),
+            self.writes.wait(now),
+        ];
         let wake = times.into_iter().flatten().min();
         let Some(inputs) = self.queue.wait(wake).await else { return false };
         inputs.into_iter().for_each(|input| self.take(input));

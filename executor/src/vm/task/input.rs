@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kubevmm_api::VirtualMachine;
-use kubevmm_api::vm::InterfaceStatus;
+use kubevmm_api::vm::{InterfaceStatus, Release};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -167,7 +167,7 @@ impl Task {
         let now = vm.status.as_ref().and_then(|status| status.placement.as_ref());
         self.memory.migrated.take_if(|migrated| migrated.is_before(now));
         // What somebody has done to the domain is looked at before anything follows from another spec.
-        self.details_stale |= vm.spec != self.vm.spec;
+        self.details_stale |= vm.spec != self.vm.spec || release_of(&vm) != release_of(&self.vm);
         let placement = |vm: &VirtualMachine| vm.status.as_ref().and_then(|status| status.placement.clone());
         if vm.spec != self.vm.spec || placement(&vm) != placement(&self.vm) {
             self.memory.waiting = None;
@@ -188,6 +188,10 @@ impl Task {
             Err(error) => tracing::warn!(%error, "cannot ask the guest to shut down"),
         }
     }
+}
+
+fn release_of(vm: &VirtualMachine) -> Release {
+    vm.status.as_ref().and_then(|status| Some(status.placement.as_ref()?.release)).unwrap_or_default()
 }
 
 /// Whether `vm` is older than `known`. The API server's versions grow; one that cannot be read counts as new.
