@@ -114,6 +114,9 @@ pub trait Storage: Send + Sync + 'static {
         name: &'a str,
         vm_uid: &'a str,
     ) -> BoxFuture<'a, Result<DiskOnHost, NotYet>>;
+
+    /// Says where a disk is that has its volume, whosever it is. Nothing is made or written.
+    fn find_disk<'a>(&'a self, namespace: &'a str, name: &'a str) -> BoxFuture<'a, Result<DiskOnHost, NotYet>>;
 }
 
 /// The networks of VMs.

@@ -71,6 +71,11 @@ impl Disks {
     }
 }
 
+/// Where the volume is.
+pub(super) async fn look(volume: &ExistingVolume, pool: &UsablePool) -> Result<DiskOnHost, NotYet> {
+    judge(volume, &pool.name, find(pool, &volume.volume_name).await?.as_ref())
+}
+
 /// The volume as it is now. What is done to a directory without libvirt it sees with a refresh only.
 async fn find(pool: &UsablePool, name: &str) -> Result<Option<Found>, NotYet> {
     refresh(&pool.pool).await?;

@@ -56,6 +56,30 @@ impl Storage for Disks {
         }
         .boxed()
     }
+
+    fn find_disk<'a>(&'a self, namespace: &'a str, name: &'a str) -> BoxFuture<'a, Result<DiskOnHost, NotYet>> {
+        async move {
+            let disk = self.find(namespace, name).await?;
+            let pool_name = disk.status.as_ref().and_then(|status| status.pool_name.as_ref());
+            let Some(pool_name) = pool_name.or(disk.spec.pool_name.as_ref()) else { return Err(pending(name)) };
+            let pool = self.pools.usable(pool_name).await?;
+            if let Some(volume) = &disk.spec.source.existing {
+                return existing::look(volume, &pool).await;
+            }
+            let volume_name = decide::volume_name(&disk);
+            let Some(volume) = find_volume(&pool.pool, &volume_name).await? else {
+                let message = format!("there is no volume {volume_name} of disk {name} in pool {pool_name}");
+                return Err(NotYet::backoff("VolumeMissing", message));
+            };
+            let location = DiskLocation::File(volume.path().await?);
+            Ok(DiskOnHost { location, format: Format::Qcow2, read_only: false })
+        }
+        .boxed()
+    }
+}
+
+fn pending(name: &str) -> NotYet {
+    NotYet::on_change("DiskPending", format!("disk {name} has no pool yet: its condition says why"))
 }
 
 impl Disks {
@@ -66,9 +90,8 @@ impl Disks {
 
     async fn ensure(&self, mut disk: VirtualMachineDisk) -> Result<DiskOnHost, NotYet> {
         let name = disk.name_any();
-        let pool_name = disk.status.as_ref().and_then(|status| status.pool_name.clone()).ok_or_else(|| {
-            NotYet::on_change("DiskPending", format!("disk {name} has no pool yet: its condition says why"))
-        })?;
+        let pool_name = disk.status.as_ref().and_then(|status| status.pool_name.clone());
+        let pool_name = pool_name.ok_or_else(|| pending(&name))?;
         let pool = self.pools.usable(&pool_name).await?;
         let volume_name = decide::volume_name(&disk);
         if let Some(volume) = &disk.spec.source.existing {

@@ -178,7 +178,7 @@ impl Task {
                 );
                 return Err(NotYet::on_change("SpecIncomplete", message));
             };
-            let ours = self.hands.makers.storage.ensure_disk(namespace, &disk.disk_name, &self.identity.uid).await?;
+            let ours = self.hands.makers.storage.find_disk(namespace, &disk.disk_name).await?;
             let ours = status_of_disk(&ours);
             let is_same_place = match there.kind.as_deref() {
                 Some("volume") => there.volume.as_ref().is_some_and(|volume| {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kubevmm_api::VirtualMachine;
-use kubevmm_api::vm::{DomainState, DriftPolicy, Management, PlacementStatus, Release, RunStrategy, StopReason};
+use kubevmm_api::vm::{
+    DomainState, DriftPolicy, HostVolume, Management, PlacementStatus, Release, RunStrategy, StopReason,
+};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -521,6 +523,43 @@ async fn a_domain_is_not_taken_over_by_a_spec_that_would_harm_it() {
         let status = story.fake.status();
         assert_eq!(conditions(&status)["Synced"], format!("False/{reason}"), "{spec}");
         assert_eq!(conditions(&status)["Ready"], "True/Running", "{spec}");
+    }
+}
+
+/// The fake's disks all lie at /p/v, as qcow2.
+#[tokio::test(start_paused = true)]
+async fn a_domain_is_not_taken_over_by_other_disks_than_it_has() {
+    for (path, format, said) in [
+        ("/p/v", "qcow2", "taken over"),
+        ("/p/v.snapshot", "qcow2", "False/DiskMoved"),
+        ("/p/v", "raw", "False/DiskMoved"),
+        ("/elsewhere", "qcow2", "False/SpecIncomplete"),
+    ] {
+        let fake = Fake::default();
+        foreign(&fake, false);
+        let mut vm = existing("");
+        vm.spec.disks = serde_yaml_ng::from_str("[{name: vda, diskName: web-vda}]").unwrap();
+        fake.with(|world| {
+            let observed = world.observed.as_mut().unwrap();
+            let disk = format!(
+                "<devices><disk type='file'><driver name='qemu' type='{format}'/><source file='{path}'/>\
+                 <target dev='vda' bus='virtio'/></disk></devices></domain>"
+            );
+            observed.definition = observed.definition.replace("</domain>", &disk);
+            if path != "/elsewhere" {
+                let volume = HostVolume { libvirt_pool: "p".into(), name: "v".into() };
+                observed.volumes.insert(path.into(), volume);
+            }
+            world.session = "s".into();
+            world.vm = Some(vm);
+        });
+        let story = Story::with(fake);
+        story.pass(5.0).await;
+        let taken = story.fake.done().contains(&"mark");
+        assert_eq!(taken, said == "taken over", "{path} {format}");
+        if !taken {
+            assert_eq!(conditions(&story.fake.status())["Synced"], said, "{path} {format}");
+        }
     }
 }
 
