@@ -8,7 +8,8 @@ use kubevmm_api::vm::LastPowerRequest;
 use tokio::time::Instant;
 
 use super::cluster::name_of;
-use super::decide::{Phase, Step, Stopping, Waiting};
+use super::decide::{Phase, Step};
+use super::memory::{Stopping, Waiting};
 use super::prepare::prepare;
 use super::task::{Task, now};
 use crate::Error;

@@ -1,9 +1,12 @@
 //! Tables: a VM as a user would write it, what libvirt has, and the step that follows.
 
 use super::*;
+use crate::libvirt::{ShutdownDetail, StoppedDetail};
+use crate::vm::memory::{End, Stopping, Waiting};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kubevmm_api::condition::Wanted;
+use kubevmm_api::vm::StopReason;
 
 const NODE: &str = "n1";
 const SESSION: &str = "n1_s";

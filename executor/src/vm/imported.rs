@@ -8,9 +8,10 @@ use tokio::time::Instant;
 
 use super::apply::api_unavailable;
 use super::cluster::name_of;
-use super::decide::{Existing, Seen, Step, Trouble, may_take_autostart};
+use super::decide::{Existing, Seen, Step, may_take_autostart};
 use super::drift::{Drift, TAKEN_OVER};
 use super::existing::{self, Lifted, refer};
+use super::memory::Trouble;
 use super::prepare::{Prepared, effective, lowered, mark};
 use super::task::{Task, now};
 use crate::host::NotYet;

@@ -43,6 +43,7 @@ mod existing;
 #[cfg(test)]
 mod fakes;
 mod imported;
+mod memory;
 mod news;
 mod observe;
 mod prepare;

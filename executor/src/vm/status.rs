@@ -16,9 +16,10 @@ use kubevmm_api::vm::{
 };
 
 use super::addresses;
-use super::decide::{Phase, Seen, Trouble};
+use super::decide::{Phase, Seen};
 use super::domains::{Details, Identity};
 use super::drift::Drift;
+use super::memory::Trouble;
 use super::observe::state;
 use crate::host::NotYet;
 

@@ -1,5 +1,6 @@
 //! The task of one VM: its queue, what it remembers, and the loop that decides and acts until there is nothing to do.
 
+mod details;
 mod input;
 
 use std::collections::HashMap;
@@ -8,7 +9,6 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kubevmm_analyser::spec::host_facts;
 use kubevmm_api::power::pending;
 use kubevmm_api::vm::{DriftPolicy, LastStop, Release, VirtualMachineStatus};
 use kubevmm_api::{VirtualMachine, names};
@@ -21,9 +21,9 @@ use super::addresses::{self, Schedule};
 use super::apply::api_unavailable;
 use super::backoff::Backoff;
 use super::cluster::{Cluster, name_of};
-use super::decide::{Existing, Found, Memory, Migrated, Phase, Seen, Step, Trouble, View, needs_repair, next};
-use super::domains::{Details, Domains, Identity};
-use super::drift::Drift;
+use super::decide::{Existing, Found, Phase, Seen, Step, View, needs_repair, next};
+use super::domains::{Domains, Identity};
+use super::memory::{Memory, Migrated, Trouble};
 use super::news::news;
 use super::prepare::{Makers, effective};
 use super::status::{Facts, Guest, Own, own_part, render};
@@ -258,14 +258,6 @@ impl Task {
         })
     }
 
-    /// The definition on the host is not as the spec says, and can be made so as far as is known.
-    fn is_to_be_reverted(&self) -> bool {
-        let Some(Seen::Ours(found)) = &self.seen else { return false };
-        let Drift { definition: changed, moved, .. } = &self.guest.drift;
-        let differs = !changed.is_empty() && self.memory.reverted.as_ref() != Some(changed);
-        moved.is_empty() && (!found.defined || differs)
-    }
-
     /// The status with what this task knows by itself.
     pub(super) fn status(&self) -> VirtualMachineStatus {
         self.own.over(&self.vm.status.clone().unwrap_or_default(), &now())
@@ -368,46 +360,6 @@ impl Task {
                 Ok(None) | Err(_) => return,
             }
         }
-    }
-
-    async fn read_details(&mut self) {
-        let due = self.check_at().is_some_and(|at| at <= Instant::now());
-        if !(self.details_stale || due) || !matches!(self.seen, Some(Seen::Ours(_))) {
-            return;
-        }
-        if self.hands.cluster.machine().is_none() {
-            self.machine_at = Some(Instant::now() + MACHINE);
-            return;
-        }
-        self.machine_at = None;
-        self.read_at = Some(Instant::now());
-        match self.hands.domains.details(&self.identity).await {
-            Ok(details) => {
-                self.details_stale = false;
-                self.guest.drift = self.drift(&details);
-                self.guest.details = details;
-            }
-            // It went between two calls.
-            Err(error) if error.is_not_found() => self.seen = None,
-            Err(error) => {
-                // What somebody has done to it is not known: nothing is started over that.
-                self.look_at = Some(Instant::now() + LOOK_AGAIN);
-                self.seen = Some(Seen::Unreachable(error.to_string()));
-            }
-        }
-    }
-
-    /// When the domain is to be read as a whole again, if nothing happens before.
-    fn check_at(&self) -> Option<Instant> {
-        let there = matches!(self.seen, Some(Seen::Ours(_) | Seen::Existing(_)));
-        there.then(|| self.read_at.unwrap_or_else(Instant::now) + CHECK)
-    }
-
-    /// Where the domain is not what was made of the spec.
-    pub(super) fn drift(&self, details: &Details) -> Drift {
-        let (status, Some(Seen::Ours(found))) = (self.status(), &self.seen) else { return Drift::default() };
-        let Some((accelerator, arch)) = self.hands.cluster.machine() else { return Drift::default() };
-        Drift::of(&status, &host_facts(accelerator, &arch), found.generation, details)
     }
 
     /// Writes what the API server must know before the next action, whatever happened to earlier writes. Nothing is

@@ -11,7 +11,8 @@ use super::Task;
 use crate::host::Retry;
 use crate::libvirt::{self, DomainEvent, GuestRequest, Lifecycle};
 use crate::vm::addresses;
-use crate::vm::decide::{End, Seen};
+use crate::vm::decide::Seen;
+use crate::vm::memory::End;
 
 /// What reaches a task.
 #[derive(Debug)]
