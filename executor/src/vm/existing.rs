@@ -10,8 +10,8 @@ use kubevmm_api::vm::{DiskStatus, HostLink, HostVolume};
 
 use super::cluster::{Cluster, name_of};
 use super::domains::Observed;
-use super::prepare::check_size;
-use crate::host::{NotYet, Retry};
+use super::prepare::{check_size, machine};
+use crate::host::NotYet;
 
 /// What a domain says, and what it is connected to.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,10 +23,7 @@ pub(super) struct Lifted {
 
 /// Lifts what is defined.
 pub(super) fn lift(cluster: &dyn Cluster, vm: &VirtualMachine, observed: &Observed) -> Result<Lifted, NotYet> {
-    let Some((accelerator, arch)) = cluster.machine() else {
-        let retry = Retry::After(std::time::Duration::from_millis(200));
-        return Err(NotYet { retry, ..NotYet::backoff("Starting", "the host's capabilities are being read") });
-    };
+    let (accelerator, arch) = machine(cluster)?;
     let volume = |location: &DiskLocation| match location {
         DiskLocation::File(path) | DiskLocation::Block(path) => observed.volumes.get(path).cloned(),
         DiskLocation::Volume { pool, volume } => Some(HostVolume { libvirt_pool: pool.clone(), name: volume.clone() }),

@@ -112,6 +112,14 @@ pub(super) fn lowered(
         .map_err(|error| NotYet::on_change("InvalidDomain", format!("spec.{error}")))
 }
 
+/// How guests' CPUs run on this host, and its architecture.
+pub(super) fn machine(cluster: &dyn Cluster) -> Result<(Accelerator, String), NotYet> {
+    cluster.machine().ok_or_else(|| {
+        let message = "the host's capabilities are being read";
+        NotYet { retry: Retry::After(Duration::from_millis(200)), ..NotYet::backoff("Starting", message) }
+    })
+}
+
 /// Makes disks, networks and seed real, all at once, and lowers the VM onto them.
 pub(super) async fn prepare(
     cluster: &dyn Cluster,
@@ -121,10 +129,7 @@ pub(super) async fn prepare(
 ) -> Result<Prepared, NotYet> {
     let effective = effective(cluster, vm)?;
     let (namespace, _) = name_of(vm);
-    let Some((accelerator, arch)) = cluster.machine() else {
-        let message = "the host's capabilities are being read";
-        return Err(NotYet { retry: Retry::After(Duration::from_millis(200)), ..NotYet::backoff("Starting", message) });
-    };
+    let (accelerator, arch) = machine(cluster)?;
     let disks = effective.disks.iter().map(|disk| &disk.disk_name);
     let disks = try_join_all(disks.map(|name| makers.storage.ensure_disk(namespace, name, &identity.uid)));
     let nics = try_join_all(effective.networks.iter().map(|nic| network(makers, namespace, nic)));
