@@ -32,6 +32,8 @@ pub(super) struct World {
     pub observed: Option<Observed>,
     pub session: String,
     pub api_is_down: bool,
+    /// The host's capabilities have not been read yet.
+    pub machine_is_unknown: bool,
     /// Refuses to start the domain this many times.
     pub failing_starts: u32,
     /// What was done, in order.
@@ -244,7 +246,7 @@ impl Cluster for Fake {
     }
 
     fn machine(&self) -> Option<(Accelerator, String)> {
-        Some((Accelerator::TCG, "x86_64".into()))
+        self.with(|world| (!world.machine_is_unknown).then(|| (Accelerator::TCG, "x86_64".into())))
     }
 
     fn event(&self, _: &VirtualMachine, _: bool, _: &str, _: &str, _: String) {}

@@ -20,7 +20,7 @@ use super::existing::{self, Lifted};
 use super::status::{addresses_of_running, agent_of_running, own_part};
 use super::task::{CHECK, Hands, Input, Queue, is_older, now};
 use crate::api::{is_conflict, is_not_found};
-use crate::host::NotYet;
+use crate::host::{NotYet, Retry};
 use crate::libvirt::{DomainEvent, Lifecycle};
 
 /// The pause before libvirt or the API server is asked again.
@@ -70,6 +70,8 @@ pub(super) struct Observer {
     writes: Backoff,
     /// When the domain was last read.
     read_at: Option<Instant>,
+    /// What is seen is to be lifted then.
+    lift_at: Option<Instant>,
 }
 
 impl Observer {
@@ -93,6 +95,7 @@ impl Observer {
             run: 0,
             writes: Backoff::new(Duration::from_secs(1), Duration::from_secs(5)),
             read_at: None,
+            lift_at: None,
         }
     }
 
@@ -107,6 +110,7 @@ impl Observer {
             if self.left.is_none() && (self.vm.spec.observed().is_none() || is_marked) {
                 return End::Managed(self.vm, self.queue);
             }
+            self.lift();
             self.ask_addresses();
             self.write_status().await;
             if !self.wait().await {
@@ -137,22 +141,25 @@ impl Observer {
             self.read_at = Some(Instant::now());
             self.note_run(&seen);
         }
-        if let Seen::There(observed) = &seen {
-            self.lifted = Some(existing::lift(&*self.cluster, &self.vm, observed));
+        if matches!(seen, Seen::There(_)) {
+            self.lifted = None;
         }
         self.seen = Some(seen);
+    }
+
+    /// Says what is seen in the words of a spec, once the host knows what it is.
+    fn lift(&mut self) {
+        self.lift_at = None;
+        let (Some(Seen::There(observed)), None) = (&self.seen, &self.lifted) else { return };
+        match existing::lift(&*self.cluster, &self.vm, observed) {
+            Err(NotYet { retry: Retry::After(pause), .. }) => self.lift_at = Some(Instant::now() + pause),
+            lifted => self.lifted = Some(lifted),
+        }
     }
 
     /// When the domain is to be read again, if nothing happens before.
     fn check_at(&self) -> Option<Instant> {
         matches!(self.seen, Some(Seen::There(_))).then(|| self.read_at.unwrap_or_else(Instant::now) + CHECK)
-    }
-
-    /// What could not be lifted may be so now.
-    fn lift_again(&mut self) {
-        if let (Some(Seen::There(observed)), Some(Err(_))) = (&self.seen, &self.lifted) {
-            self.lifted = Some(existing::lift(&*self.cluster, &self.vm, observed));
-        }
     }
 
     /// What follows from what is seen, for the addresses and the Events.
@@ -225,7 +232,7 @@ impl Observer {
     }
 
     async fn write_status(&mut self) {
-        if self.writes.wait(Instant::now()).is_some() || self.left.is_some() {
+        if self.writes.wait(Instant::now()).is_some() || self.left.is_some() || self.lift_at.is_some() {
             return;
         }
         let Some(seen) = &self.seen else { return };
@@ -251,10 +258,17 @@ impl Observer {
     /// Waits for the next thing to do. `false`: nobody needs this task any more.
     async fn wait(&mut self) -> bool {
         let now = Instant::now();
-        let wake = [self.looks.wait(now), self.left, self.addresses_due(), self.check_at(), self.writes.wait(now)]
-            .into_iter()
-            .flatten()
-            .min();
+        let wake = [
+            self.looks.wait(now),
+            self.left,
+            self.addresses_due(),
+            self.check_at(),
+            self.lift_at,
+            self.writes.wait(now),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         let Some(inputs) = self.queue.wait(wake).await else { return false };
         inputs.into_iter().for_each(|input| self.take(input));
         true
@@ -286,7 +300,8 @@ impl Observer {
                 let known = addresses::all_known(&self.interfaces);
                 self.addresses.answered(known, self.agent_connected(), Instant::now());
             }
-            Input::Changed => self.lift_again(),
+            // What could not be lifted may be so now.
+            Input::Changed => drop(self.lifted.take_if(|lifted| lifted.is_err())),
             Input::Domain(_) | Input::Session | Input::Asked(..) => {}
         }
     }
@@ -541,6 +556,18 @@ mod tests {
         assert_eq!(conditions(&missing)["Ready"], "False/DomainMissing");
         assert_eq!((missing.domain, missing.disks.len()), (None, 0));
         assert_eq!(fake.done(), ["status", "status", "status"], "one write for each change");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_told_before_the_host_knows_what_it_is() {
+        let fake = fake(Some(observed(DomainState::Running)));
+        fake.with(|world| world.machine_is_unknown = true);
+        let _inbox = observe(&fake);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert!(fake.done().is_empty(), "what was told before stays");
+        fake.with(|world| world.machine_is_unknown = false);
+        let status = until(&fake, "Running").await;
+        assert_eq!((fake.done().as_slice(), status.effective.is_some()), (["status"].as_slice(), true));
     }
 
     #[tokio::test(start_paused = true)]

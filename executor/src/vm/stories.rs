@@ -606,6 +606,21 @@ async fn a_domain_that_was_never_there_is_not_made() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_made_is_compared_once_the_host_knows_what_it_is() {
+    let story = Story::of(vm(ALWAYS, 1));
+    story.pass(60.0).await;
+    story.task.abort();
+    story.fake.with(|world| world.machine_is_unknown = true);
+    let again = Story::with(story.fake.clone());
+    story.fake.done();
+    again.pass(1.0).await;
+    assert_eq!(again.fake.done(), [""; 0], "what was told stays");
+    again.fake.with(|world| world.machine_is_unknown = false);
+    again.pass(1.0).await;
+    assert_ne!(conditions(&again.fake.status())["Synced"], "Unknown/NotCompared");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_migrated_away_waits_for_a_new_word() {
     let story = Story::of(vm(ALWAYS, 1));
     story.pass(60.0).await;

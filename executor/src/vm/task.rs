@@ -175,7 +175,9 @@ impl Task {
                 return End::Observed(self.vm, self.queue);
             };
             self.ask_addresses();
-            let wrote = self.write_status().await;
+            // What was told of a VM that is as it was stays until it can be compared.
+            let at_rest = matches!(self.phase, Phase::Running | Phase::Paused | Phase::Stopped);
+            let wrote = if at_rest && self.machine_at.is_some() { Ok(()) } else { self.write_status().await };
             if wrote.is_err_and(|error| is_not_found(&error) || is_conflict(&error)) {
                 self.left.get_or_insert_with(Instant::now);
             }
