@@ -5,7 +5,8 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use kube::Resource;
 use kube::api::{Api, Patch, PatchParams};
-use kubevmm_api::common::Accelerator;
+use kubevmm_analyser::lower::HostFacts;
+use kubevmm_analyser::spec::host_facts;
 use kubevmm_api::{MANAGER_EXECUTOR, VirtualMachine, VirtualMachineClassSpec, VirtualMachineStatus};
 use serde_json::Value;
 
@@ -37,7 +38,7 @@ pub(super) trait Cluster: Send + Sync + 'static {
     /// The default cluster network, if there is exactly one.
     fn default_network(&self) -> Option<String>;
     /// How guests' CPUs run on this host, and libvirt's name of its architecture; `None` while that is being found out.
-    fn machine(&self) -> Option<(Accelerator, String)>;
+    fn machine(&self) -> Option<HostFacts>;
     /// An Event about the VM.
     fn event(&self, vm: &VirtualMachine, warning: bool, action: &str, reason: &str, note: String);
 }
@@ -88,8 +89,8 @@ impl Cluster for KubeCluster {
         self.context.store.default_network()
     }
 
-    fn machine(&self) -> Option<(Accelerator, String)> {
-        self.context.report.machine()
+    fn machine(&self) -> Option<HostFacts> {
+        self.context.report.machine().map(|(accelerator, arch)| host_facts(accelerator, &arch))
     }
 
     fn event(&self, vm: &VirtualMachine, warning: bool, action: &str, reason: &str, note: String) {

@@ -224,11 +224,10 @@ pub(super) fn next(view: &View<'_>) -> Step {
                 mend(view, found).unwrap_or_else(|| rest(view, found.state))
             }
         }
+        Seen::Absent if is_unknown(view) => never_there(view),
         Seen::Ours(found) if !wanted => mend(view, found).unwrap_or_else(|| rest(view, found.state)),
-        Seen::Absent if !wanted && is_unknown(view) => never_there(view),
         _ if !wanted => Step::Rest(Phase::Stopped, None),
         Seen::Foreign(what) => Step::Rest(Phase::Waiting(NotYet::on_change("NameTaken", what.clone())), None),
-        Seen::Absent if is_unknown(view) => never_there(view),
         _ => start(view, &placement),
     }
 }
@@ -246,16 +245,20 @@ fn rest(view: &View<'_>, state: DomainState) -> Step {
 /// Whether something of the domain is to be mended.
 pub(super) fn needs_repair(view: &View<'_>) -> bool {
     let Seen::Ours(found) = view.seen else { return false };
-    let unsettled = !found.marked || (found.autostart && may_take_autostart(view.vm));
-    unsettled || view.reverts || view.vm.spec.observed().is_some()
+    is_unsettled(view, found) || view.reverts || view.vm.spec.observed().is_some()
 }
 
 /// What shall be mended of the domain, while it is not stopped.
 fn mend(view: &View<'_>, found: &Found) -> Option<Step> {
-    if !found.marked || (found.autostart && may_take_autostart(view.vm)) {
+    if is_unsettled(view, found) {
         return repair(view, Step::Mark);
     }
     view.reverts.then(|| repair(view, Step::Revert)).flatten()
+}
+
+/// Not all of it is marked, or libvirt starts it by itself though its owner has agreed to the contrary.
+fn is_unsettled(view: &View<'_>, found: &Found) -> bool {
+    !found.marked || (found.autostart && may_take_autostart(view.vm))
 }
 
 /// The step, unless it failed a moment ago. What runs is not held up by that.

@@ -134,9 +134,8 @@ impl LibvirtDomains {
             object: format!("domain {}", identity.name),
         })
     }
-}
 
-impl LibvirtDomains {
+    /// The volumes of a domain's disks, by their paths.
     async fn volumes(&self, info: &DomainInfo) -> Result<BTreeMap<String, HostVolume>> {
         let connection = self.0.connection()?;
         let mut volumes = BTreeMap::new();

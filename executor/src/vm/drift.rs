@@ -2,7 +2,7 @@
 
 use kubevmm_analyser::diff::{Difference, Mode, diff};
 use kubevmm_analyser::lower::{HostFacts, Identity};
-use kubevmm_analyser::read::read_domain;
+use kubevmm_analyser::read::{DiskInfo, read_domain};
 use kubevmm_analyser::spec::{Connections, lower_spec};
 use kubevmm_analyser::{Element, Tree};
 use kubevmm_api::VirtualMachineStatus;
@@ -34,11 +34,11 @@ impl Drift {
         details: &Details,
     ) -> Vec<String> {
         let known = Self::of(status, host, generation, details);
-        let trees = [made, details.definition.as_str()]
-            .map(|xml| Some(prepared(Tree::from_xml(xml).ok()?.root, generation == TAKEN_OVER)));
-        let [Some(made), Some(is)] = trees else { return Vec::new() };
-        let elsewhere = diff(&made, &is, Mode::Desired);
-        let lines = elsewhere.iter().filter(|it| is_move(it, &details.definition)).map(line);
+        let [Some(made), Some(is)] = [made, &details.definition].map(|xml| read(xml, generation)) else {
+            return Vec::new();
+        };
+        let (elsewhere, drives) = (diff(&made, &is, Mode::Desired), drives(&details.definition));
+        let lines = elsewhere.iter().filter(|it| is_move(it, &drives)).map(line);
         if !known.known {
             return lines.collect();
         }
@@ -52,17 +52,15 @@ impl Drift {
             return Self::default();
         };
         let Ok(made) = lower_spec(spec, host, &connections, &Identity::default()) else { return Self::default() };
-        // A domain that is as it was before it was taken over does not have our aliases yet.
-        let prepared = |xml: &str| Some(prepared(Tree::from_xml(xml).ok()?.root, generation == TAKEN_OVER));
-        let made = prepared(&made.to_xml());
-        let differences = |xml: Option<&str>, mode| match (&made, xml.and_then(prepared)) {
-            (Some(made), Some(is)) => diff(made, &is, mode),
-            _ => Vec::new(),
+        let made = prepared(made, generation);
+        let differences = |xml: Option<&str>, mode| {
+            xml.and_then(|xml| read(xml, generation)).map(|is| diff(&made, &is, mode)).unwrap_or_default()
         };
         let definition = differences(Some(&details.definition), Mode::Desired);
         let mut running = differences(details.live.as_deref(), Mode::Live);
         running.retain(|it| !definition.iter().any(|known| known.path == it.path));
-        let moves = definition.iter().chain(&running).filter(|it| is_move(it, &details.definition));
+        let drives = drives(&details.definition);
+        let moves = definition.iter().chain(&running).filter(|it| is_move(it, &drives));
         let moved = moves.map(line).collect();
         let lines = |found: Vec<Difference>| found.iter().map(line).collect();
         Self { known: true, definition: lines(definition), running: lines(running), moved }
@@ -74,11 +72,17 @@ pub(super) const TAKEN_OVER: i64 = 0;
 /// What a person reads of a value.
 const MAX_VALUE: usize = 64;
 
-fn prepared(mut root: Element, without_aliases: bool) -> Tree {
+fn read(xml: &str, generation: i64) -> Option<Tree> {
+    Some(prepared(Tree::from_xml(xml).ok()?.root, generation))
+}
+
+/// What is compared: without the identity. A domain that is as it was before it was taken over does not have our aliases
+/// yet.
+fn prepared(mut root: Element, generation: i64) -> Tree {
     for name in ["name", "uuid"] {
         root.remove(name);
     }
-    if without_aliases {
+    if generation == TAKEN_OVER {
         for devices in root.elements_mut().filter(|element| element.name() == "devices") {
             devices.elements_mut().for_each(|device| drop(device.remove("alias")));
         }
@@ -86,15 +90,20 @@ fn prepared(mut root: Element, without_aliases: bool) -> Tree {
     Tree::new(root)
 }
 
+/// The drives of a domain, which are none of its disks.
+fn drives(definition: &str) -> Vec<DiskInfo> {
+    let mut disks = read_domain(definition).map(|domain| domain.disks).unwrap_or_default();
+    disks.retain(|disk| ["cdrom", "floppy"].contains(&disk.device.as_str()));
+    disks
+}
+
 /// Whether a disk has another place, as after an external snapshot. Other media in a drive are none.
-fn is_move(difference: &Difference, definition: &str) -> bool {
+fn is_move(difference: &Difference, drives: &[DiskInfo]) -> bool {
+    const PLACES: [&str; 9] = ["", "/@file", "/@dev", "/@dir", "/@pool", "/@volume", "/@protocol", "/@name", "/host"];
     let Some((key, rest)) = difference.path.strip_prefix("devices/disk[").and_then(|path| path.split_once(']')) else {
         return false;
     };
-    let drives = read_domain(definition).map(|domain| domain.disks).unwrap_or_default();
-    let mut drives = drives.into_iter().filter(|disk| ["cdrom", "floppy"].contains(&disk.device.as_str()));
-    let is_drive = drives.any(|drive| drive.target == key || drive.alias.as_deref() == Some(key));
-    const PLACES: [&str; 9] = ["", "/@file", "/@dev", "/@dir", "/@pool", "/@volume", "/@protocol", "/@name", "/host"];
+    let is_drive = drives.iter().any(|drive| drive.target == key || drive.alias.as_deref() == Some(key));
     let is_place = rest.strip_prefix("/source").is_some_and(|rest| PLACES.contains(&rest)) || rest == "/driver/@type";
     !is_drive && is_place && difference.to.is_some()
 }

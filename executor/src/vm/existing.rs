@@ -2,7 +2,7 @@
 
 use kubevmm_analyser::lower::{DiskLocation, disk_alias};
 use kubevmm_analyser::read::read_domain;
-use kubevmm_analyser::spec::{SEED_DISK, host_facts, lift_to_spec};
+use kubevmm_analyser::spec::{SEED_DISK, lift_to_spec};
 use kubevmm_analyser::{Element, Node, Tree};
 use kubevmm_api::VirtualMachine;
 use kubevmm_api::effective::EffectiveSpec;
@@ -23,7 +23,7 @@ pub(super) struct Lifted {
 
 /// Lifts what is defined.
 pub(super) fn lift(cluster: &dyn Cluster, vm: &VirtualMachine, observed: &Observed) -> Result<Lifted, NotYet> {
-    let (accelerator, arch) = machine(cluster)?;
+    let host = machine(cluster)?;
     let volume = |location: &DiskLocation| match location {
         DiskLocation::File(path) | DiskLocation::Block(path) => observed.volumes.get(path).cloned(),
         DiskLocation::Volume { pool, volume } => Some(HostVolume { libvirt_pool: pool.clone(), name: volume.clone() }),
@@ -33,7 +33,7 @@ pub(super) fn lift(cluster: &dyn Cluster, vm: &VirtualMachine, observed: &Observ
     let is_volume = |location: &DiskLocation| volume(location).is_some();
     let lifted = Tree::from_xml(&observed.definition)
         .map(without_seed)
-        .and_then(|tree| lift_to_spec(&tree, &host_facts(accelerator, &arch), (name, uid), &is_volume));
+        .and_then(|tree| lift_to_spec(&tree, &host, (name, uid), &is_volume));
     let lifted = lifted.map_err(|error| {
         let message = format!("the domain {} cannot be said in a VirtualMachine: {error}", observed.info.name);
         NotYet::on_change("NotLiftable", message)

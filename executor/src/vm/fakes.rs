@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, pending, ready};
-use kubevmm_analyser::lower::{DiskLocation, Format, NicSource};
+use kubevmm_analyser::lower::{DiskLocation, Format, HostFacts, NicSource};
 use kubevmm_analyser::mark::Mark;
 use kubevmm_analyser::read::read_domain;
+use kubevmm_analyser::spec::host_facts;
 use kubevmm_api::common::{Accelerator, NetworkKind};
 use kubevmm_api::vm::DomainState;
 use kubevmm_api::{VirtualMachine, VirtualMachineClassSpec, VirtualMachineStatus};
@@ -245,8 +246,8 @@ impl Cluster for Fake {
         None
     }
 
-    fn machine(&self) -> Option<(Accelerator, String)> {
-        self.with(|world| (!world.machine_is_unknown).then(|| (Accelerator::TCG, "x86_64".into())))
+    fn machine(&self) -> Option<HostFacts> {
+        self.with(|world| (!world.machine_is_unknown).then(|| host_facts(Accelerator::TCG, "x86_64")))
     }
 
     fn event(&self, _: &VirtualMachine, _: bool, _: &str, _: &str, _: String) {}

@@ -1,7 +1,7 @@
 //! What is done to a domain that was there before its VM, or that somebody else has changed.
 
 use kubevmm_analyser::mark::Mark;
-use kubevmm_analyser::spec::{Connections, host_facts, status_of_disk};
+use kubevmm_analyser::spec::{Connections, status_of_disk};
 use kubevmm_api::effective::EffectiveSpec;
 use kubevmm_api::vm::{DiskStatus, LastStop, StopReason};
 use tokio::time::Instant;
@@ -12,7 +12,7 @@ use super::decide::{Existing, Seen, Step, may_take_autostart};
 use super::drift::{Drift, TAKEN_OVER};
 use super::existing::{self, Lifted, refer};
 use super::memory::Trouble;
-use super::prepare::{Prepared, effective, lowered, mark};
+use super::prepare::{Prepared, effective, lowered, machine, mark};
 use super::task::{Task, now};
 use crate::host::NotYet;
 use crate::libvirt;
@@ -150,8 +150,7 @@ impl Task {
         let Some(Seen::Ours(found)) = &self.seen else { return Ok(()) };
         let generation = found.generation;
         let details = self.hands.domains.details(&self.identity).await?;
-        let Some((accelerator, arch)) = self.hands.cluster.machine() else { return Ok(()) };
-        let host = host_facts(accelerator, &arch);
+        let host = machine(&*self.hands.cluster)?;
         let moved = Drift::left_behind(&prepared.xml, &self.status(), &host, generation, &details);
         if moved.is_empty() {
             return Ok(());
@@ -231,8 +230,8 @@ impl Task {
     pub(super) async fn revert(&mut self) {
         let status = self.status();
         let made = match (&status.effective, Connections::of_status(&status), self.hands.cluster.machine()) {
-            (Some(spec), Some(connections), Some((accelerator, arch))) => {
-                lowered(spec, &host_facts(accelerator, &arch), &connections, &self.identity, self.mark_of_definition())
+            (Some(spec), Some(connections), Some(host)) => {
+                lowered(spec, &host, &connections, &self.identity, self.mark_of_definition())
             }
             _ => {
                 let why = "what the domain was made from is not known: the next start defines it from the spec";

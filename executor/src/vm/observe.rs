@@ -54,6 +54,8 @@ pub(super) struct Observer {
     identity: Identity,
     queue: Queue,
     seen: Option<Seen>,
+    /// What is seen bears the mark of this VM.
+    marked: bool,
     /// What is seen in the words of a spec.
     lifted: Option<Result<Lifted, NotYet>>,
     looks: Backoff,
@@ -84,6 +86,7 @@ impl Observer {
             vm,
             queue,
             seen: None,
+            marked: false,
             lifted: None,
             looks: Backoff::new(LOOK_AGAIN, LOOK_AGAIN_AT_LAST),
             left: None,
@@ -106,7 +109,7 @@ impl Observer {
                 return End::Over;
             }
             self.look().await;
-            let is_marked = matches!(&self.seen, Some(Seen::There(observed)) if observed.is_marked(&self.identity));
+            let is_marked = self.marked && matches!(self.seen, Some(Seen::There(_)));
             if self.left.is_none() && (self.vm.spec.observed().is_none() || is_marked) {
                 return End::Managed(self.vm, self.queue);
             }
@@ -141,6 +144,7 @@ impl Observer {
             self.read_at = Some(Instant::now());
             self.note_run(&seen);
         }
+        self.marked = matches!(&seen, Seen::There(observed) if observed.is_marked(&self.identity));
         if matches!(seen, Seen::There(_)) {
             self.lifted = None;
         }

@@ -83,8 +83,8 @@ fn rehearse(cluster: &dyn Cluster, vm: &VirtualMachine, effective: &EffectiveSpe
         nics: vec![NicSource::Network("-".into()); effective.networks.len()],
         seed: vm.spec.cloud_init.as_ref().map(|_| "/".into()),
     };
-    let (accelerator, arch) = cluster.machine().unwrap_or_else(|| (Accelerator::KVM, "x86_64".into()));
-    lowered(effective, &host_facts(accelerator, &arch), &connections, &identity, mark(vm, &identity)).map(drop)
+    let host = cluster.machine().unwrap_or_else(|| host_facts(Accelerator::KVM, "x86_64"));
+    lowered(effective, &host, &connections, &identity, mark(vm, &identity)).map(drop)
 }
 
 /// Whether `spec.domain` can be stored.
@@ -113,7 +113,7 @@ pub(super) fn lowered(
 }
 
 /// How guests' CPUs run on this host, and its architecture.
-pub(super) fn machine(cluster: &dyn Cluster) -> Result<(Accelerator, String), NotYet> {
+pub(super) fn machine(cluster: &dyn Cluster) -> Result<HostFacts, NotYet> {
     cluster.machine().ok_or_else(|| {
         let message = "the host's capabilities are being read";
         NotYet { retry: Retry::After(Duration::from_millis(200)), ..NotYet::backoff("Starting", message) }
@@ -129,13 +129,12 @@ pub(super) async fn prepare(
 ) -> Result<Prepared, NotYet> {
     let effective = effective(cluster, vm)?;
     let (namespace, _) = name_of(vm);
-    let (accelerator, arch) = machine(cluster)?;
+    let host = machine(cluster)?;
     let disks = effective.disks.iter().map(|disk| &disk.disk_name);
     let disks = try_join_all(disks.map(|name| makers.storage.ensure_disk(namespace, name, &identity.uid)));
     let nics = try_join_all(effective.networks.iter().map(|nic| network(makers, namespace, nic)));
     let (disks, nics, seed) = try_join3(disks, nics, seed(makers, vm, identity)).await?;
     let connections = Connections { disks, nics, seed };
-    let host = host_facts(accelerator, &arch);
     let xml = lowered(&effective, &host, &connections, identity, mark(vm, identity))?.to_xml();
     Ok(Prepared { effective, connections, xml })
 }

@@ -1,6 +1,5 @@
 //! What a task knows of its domain as a whole, and of what others have done to it.
 
-use kubevmm_analyser::spec::host_facts;
 use tokio::time::Instant;
 
 use super::{CHECK, LOOK_AGAIN, MACHINE, Task};
@@ -53,7 +52,7 @@ impl Task {
     /// Where the domain is not what was made of the spec.
     pub(in crate::vm) fn drift(&self, details: &Details) -> Drift {
         let (status, Some(Seen::Ours(found))) = (self.status(), &self.seen) else { return Drift::default() };
-        let Some((accelerator, arch)) = self.hands.cluster.machine() else { return Drift::default() };
-        Drift::of(&status, &host_facts(accelerator, &arch), found.generation, details)
+        let Some(host) = self.hands.cluster.machine() else { return Drift::default() };
+        Drift::of(&status, &host, found.generation, details)
     }
 }
