@@ -4,7 +4,7 @@ mod difference;
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Toleration;
+use k8s_openapi::api::core::v1::{Affinity, Toleration, TopologySpreadConstraint};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +79,14 @@ pub struct EffectivePlacement {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub tolerations: Vec<Toleration>,
+    /// Affinity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "crate::common::any_mapping")]
+    pub affinity: Option<Affinity>,
+    /// Topology spread constraints.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
     /// PriorityClass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority_class_name: Option<String>,
@@ -197,6 +205,8 @@ fn placement(vm: &VirtualMachineSpec, class: Option<&VirtualMachineClassSpec>) -
         cpu_request: cpu_request(vm, class),
         node_selector: wanted.node_selector,
         tolerations: wanted.tolerations,
+        affinity: wanted.affinity,
+        topology_spread_constraints: wanted.topology_spread_constraints,
         priority_class_name: wanted.priority_class_name,
         user_data_secret_name: vm.cloud_init.as_ref().and_then(|init| init.user_data_secret_name.clone()),
     }

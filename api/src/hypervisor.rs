@@ -9,6 +9,10 @@ use crate::common::{Accelerator, ImageKind, NetworkKind};
 use crate::quantity::Quantity;
 use crate::vm::DomainState;
 
+mod inventory;
+
+pub use inventory::*;
+
 /// What an administrator says of a host.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[kube(
@@ -44,6 +48,35 @@ pub struct HypervisorSpec {
     /// overrule the probe for the VMs that are started from then on.
     #[serde(default, skip_serializing_if = "crate::common::is_default")]
     pub accelerator: AcceleratorPolicy,
+    /// No VM is placed or started here while this is true. What runs goes on; `virtctl node drain` moves it away.
+    #[serde(default, skip_serializing_if = "crate::common::is_default")]
+    pub maintenance: bool,
+    /// How much more VMs may be promised than the host has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overcommit: Option<Overcommit>,
+    /// What is kept for the host itself, beside what its kubelet keeps: it is not in status.allocatable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system_reserved: Option<SystemReserved>,
+}
+
+/// How much more VMs may be promised than a host has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Overcommit {
+    /// Most virtual CPUs of running domains for each CPU of the host. Without it, only the VMs' CPU requests count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub cpu: Option<u32>,
+}
+
+/// What is kept of a host for itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SystemReserved {
+    /// CPU, for example 500m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Quantity>,
+    /// Memory, for example 2Gi.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Quantity>,
 }
 
 /// How guests' CPUs run on a host.
@@ -86,6 +119,30 @@ pub struct HypervisorStatus {
     /// How guests' CPUs run here, and by which evidence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accelerator: Option<AcceleratorStatus>,
+    /// What guests can be given here, as libvirt says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<HostCapabilities>,
+    /// NUMA cells of the host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"]))]
+    pub numa: Vec<NumaCell>,
+    /// Devices that a guest can be given: PCI, USB and mediated ones. At most 512; what is left out is counted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub devices: Vec<HostDevice>,
+    /// Number of devices that `devices` leaves out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unlisted_device_count: Option<i32>,
+    /// What VMs can be promised: the host without huge pages and spec.systemReserved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allocatable: Option<HostResources>,
+    /// What running domains have, whoever made them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<HostUsage>,
+    /// Of it, what has no placement pod: foreign and observed domains, and orphans. The node keeps it for them by the pod
+    /// `kubevmm-reservation-<node>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unmanaged: Option<HostUsage>,
     /// Storage pools of VirtualMachineStoragePool objects that select this node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]

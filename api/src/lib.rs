@@ -20,6 +20,7 @@ pub mod network;
 pub mod pool;
 pub mod power;
 pub mod quantity;
+pub mod requirements;
 pub mod vm;
 pub mod volume;
 
@@ -52,6 +53,10 @@ pub const LABEL_VM: &str = "kubevmm.io/vm";
 pub const LABEL_VM_UID: &str = "kubevmm.io/vm-uid";
 /// Label of a placement pod: the epoch of the placement that it stands for.
 pub const LABEL_EPOCH: &str = "kubevmm.io/epoch";
+/// Name of the scheduler that places VMs: a kube-scheduler that asks the extender.
+pub const SCHEDULER: &str = "kubevmm-scheduler";
+/// Annotation of a placement pod that somebody wants off its node: why. The VM leaves, and the pod goes after it.
+pub const EVICT: &str = "kubevmm.io/evict";
 /// Namespace of the controller, the executors and their Leases.
 pub const SYSTEM_NAMESPACE: &str = "kubevmm-system";
 /// Field manager of the controller's server-side applies.

@@ -2,7 +2,7 @@
 
 mod status;
 
-use k8s_openapi::api::core::v1::Toleration;
+use k8s_openapi::api::core::v1::{Affinity, Toleration, TopologySpreadConstraint};
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -120,6 +120,11 @@ pub struct VirtualMachineSpec {
     /// On which nodes the VM may run, in the vocabulary of pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<Placement>,
+    /// What an eviction does, such as that of `kubectl drain`. When left out, the VM is shut down and started on another
+    /// host where its storage allows; with data on this host alone, it stays. Shutdown: that one is shut down too, and
+    /// started when its host takes VMs again. Block: it stays in any case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eviction_strategy: Option<EvictionStrategy>,
     /// Seconds that the guest has for its own shutdown before the domain is destroyed. Default 60.
     #[serde(default = "default_grace", skip_serializing_if = "is_default_grace")]
     #[schemars(range(min = 0, max = 3600))]
@@ -167,6 +172,7 @@ impl Default for VirtualMachineSpec {
             networks: Vec::new(),
             cloud_init: None,
             placement: None,
+            eviction_strategy: None,
             termination_grace_period_seconds: DEFAULT_GRACE_SECONDS,
             power_request: None,
             management: Management::default(),
@@ -211,6 +217,15 @@ pub enum RunStrategy {
     Manual,
     /// Off.
     Halted,
+}
+
+/// What an eviction does with a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum EvictionStrategy {
+    /// It is shut down, and started again where its storage allows: on another host, or later on the same.
+    Shutdown,
+    /// It stays.
+    Block,
 }
 
 /// Who decides about a domain.
@@ -413,6 +428,14 @@ pub struct Placement {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
     pub tolerations: Vec<Toleration>,
+    /// Nodes, and other VMs, that it is to be near to or away from. The labels of a VM are those of its placement pod: a
+    /// `podAffinity` or `podAntiAffinity` selects VMs by them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+    /// How VMs with the same labels are spread over nodes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
+    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
     /// PriorityClass of the VM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]

@@ -126,8 +126,15 @@ fn compare_mappings(path: &str, running: &Map<String, Value>, wanted: &Map<Strin
 }
 
 fn placement_fields(running: &EffectivePlacement, wanted: &EffectivePlacement) -> Vec<String> {
-    let EffectivePlacement { cpu_request, node_selector, tolerations, priority_class_name, user_data_secret_name } =
-        running;
+    let EffectivePlacement {
+        cpu_request,
+        node_selector,
+        tolerations,
+        affinity,
+        topology_spread_constraints,
+        priority_class_name,
+        user_data_secret_name,
+    } = running;
     let same_request = match (cpu_request, &wanted.cpu_request) {
         (Some(a), Some(b)) => same_quantity(a, b),
         (a, b) => a == b,
@@ -135,9 +142,14 @@ fn placement_fields(running: &EffectivePlacement, wanted: &EffectivePlacement) -
     changed(&[
         ("spec.cloudInit.userDataSecretName", *user_data_secret_name == wanted.user_data_secret_name),
         ("spec.cpu.request", same_request),
+        ("spec.placement.affinity", *affinity == wanted.affinity),
         ("spec.placement.nodeSelector", *node_selector == wanted.node_selector),
         ("spec.placement.priorityClassName", *priority_class_name == wanted.priority_class_name),
         ("spec.placement.tolerations", *tolerations == wanted.tolerations),
+        (
+            "spec.placement.topologySpreadConstraints",
+            *topology_spread_constraints == wanted.topology_spread_constraints,
+        ),
     ])
 }
 
@@ -205,6 +217,7 @@ powerRequest: {id: a, action: Start}
             ),
             // It has one value so far.
             ("driftPolicy", json!("Revert"), AtOnce),
+            ("evictionStrategy", json!("Block"), AtOnce),
             ("firmware.type", json!("bios"), AtOnce),
             ("firmware.uuid", json!("b3a1c7d2-0000-4000-8000-000000000002"), Start(&["spec.firmware.uuid"])),
             ("machine.type", json!("pc"), Start(&["spec.machine.type"])),
@@ -218,9 +231,15 @@ powerRequest: {id: a, action: Start}
                 Start(&["spec.networks[lan].network.kind"]),
             ),
             ("networks[].network.name", json!("red"), Start(&["spec.networks[lan].network.name"])),
+            ("placement.affinity", json!({"podAntiAffinity": {}}), Placement),
             ("placement.nodeSelector", json!({"disk": "hdd"}), Placement),
             ("placement.priorityClassName", json!("high"), Placement),
             ("placement.tolerations", json!([{"key": "a", "operator": "Exists"}]), Placement),
+            (
+                "placement.topologySpreadConstraints",
+                json!([{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}]),
+                Placement,
+            ),
             ("powerRequest.action", json!("Stop"), AtOnce),
             ("powerRequest.force", json!(true), AtOnce),
             ("powerRequest.id", json!("b"), AtOnce),
@@ -259,11 +278,12 @@ powerRequest: {id: a, action: Start}
             return leaves(&format!("{path}[]"), items, out);
         }
         let properties = schema.properties.iter().flatten().collect::<Vec<_>>();
-        // A disk's own fields are the disk's.
-        if properties.is_empty() || path == "disks[].template" {
+        // A disk's own fields are the disk's, and an affinity's are Kubernetes' own.
+        let is_leaf = properties.is_empty() || matches!(path, "disks[].template" | "placement.affinity");
+        if is_leaf {
             out.insert(path.to_owned());
         }
-        for (name, property) in properties.into_iter().filter(|_| path != "disks[].template") {
+        for (name, property) in properties.into_iter().filter(|_| !is_leaf) {
             let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
             leaves(&path, property, out);
         }
