@@ -44,10 +44,13 @@ pub struct Cluster {
     state: PathBuf,
 }
 
+/// The third host with libvirt: cordoned but for the stories that need three ([`Cluster::spare_host`]).
+pub const SPARE_HOST: &str = "h4";
+
 /// The options of the stories' lab: beside the default one, with quick timings, and with one node without libvirt.
 fn options() -> Options {
     Options {
-        nodes: 3,
+        nodes: 4,
         dir: PathBuf::from("/run/kubevmm-e2e"),
         tag: "e2e".into(),
         network: Ipv4Addr::new(10, 87, 0, 0),
@@ -58,6 +61,17 @@ fn options() -> Options {
         // A Secret that is made after its pod is seen by the kubelet at its next look: every minute by default.
         kubelet_arg: vec!["--sync-frequency=5s".into()],
         ..Options::default()
+    }
+}
+
+/// While it is kept, the spare host takes VMs.
+pub struct SpareHost<'a>(&'a Cluster);
+
+impl Drop for SpareHost<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.kubectl(["cordon", SPARE_HOST]) {
+            eprintln!("the spare host takes VMs still: {error:#}");
+        }
     }
 }
 
@@ -110,6 +124,7 @@ impl Cluster {
             draft.restart_pods()?;
         }
         step("wait for the hosts", || draft.hosts_are_ready())?;
+        lab.kubectl(["cordon", SPARE_HOST])?;
         let foreign = step("plant what is not ours", || foreign::plant(&draft.libvirt_hosts()))?;
         let before = Inventory::take(&draft.libvirt_hosts())?;
         step("apply the defaults", || draft.defaults())?;
@@ -133,6 +148,15 @@ impl Cluster {
     /// For a name that no host has: the story is wrong.
     pub fn host(&self, name: &str) -> Host {
         Host::new(self.lab, name.parse().unwrap())
+    }
+
+    /// Lets VMs onto the spare host, for as long as what is returned is kept.
+    ///
+    /// # Errors
+    /// When kubectl fails.
+    pub fn spare_host(&self) -> Result<SpareHost<'_>> {
+        self.kubectl(["uncordon", SPARE_HOST])?;
+        Ok(SpareHost(self))
     }
 
     /// The hosts with libvirt.
