@@ -3,7 +3,7 @@
 use kubevmm_api::common::{self, FirmwareType, MachineType, NetworkKind};
 use kubevmm_api::effective::{EffectiveDisk, EffectiveNetwork, EffectivePlacement, EffectiveSpec};
 use kubevmm_api::vm::{self, DiskStatus, HostLink, NicModel};
-use kubevmm_api::{Quantity, VirtualMachineStatus, names};
+use kubevmm_api::{Quantity, VirtualMachineStatus, names, overhead};
 use serde_json::{Map, Value as Json};
 
 use crate::error::{Error, Result};
@@ -18,8 +18,6 @@ use crate::value::Value;
 
 /// Name of the cloud-init seed among the disks: no name that a user can give.
 pub const SEED_DISK: &str = "cloud_init";
-/// Bound of QEMU's cache of translated code: with more of it, a guest outgrows what its placement pod accounts for.
-const TCG_CACHE_MIB: u32 = 64;
 /// Key of what lies over the domain, in the spec and in the analyser's YAML.
 const OVER: &str = "domain";
 
@@ -133,7 +131,7 @@ fn disk_of_status(disk: &DiskStatus) -> Option<DiskOnHost> {
 pub fn host_facts(accelerator: common::Accelerator, arch: &str) -> HostFacts {
     let accelerator = match accelerator {
         common::Accelerator::KVM => Accelerator::Kvm,
-        common::Accelerator::TCG => Accelerator::Tcg { tb_cache_mib: Some(TCG_CACHE_MIB) },
+        common::Accelerator::TCG => Accelerator::Tcg { tb_cache_mib: Some(overhead::TCG_CACHE_MIB) },
     };
     HostFacts { accelerator, arch: arch.to_owned(), emulator: None }
 }

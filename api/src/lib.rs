@@ -17,6 +17,7 @@ pub mod hypervisor;
 pub mod image;
 pub mod names;
 pub mod network;
+pub mod overhead;
 pub mod pool;
 pub mod power;
 pub mod quantity;

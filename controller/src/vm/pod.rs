@@ -11,13 +11,11 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::ObjectMeta;
 use kubevmm_api::effective::{self, EffectiveSpec, MergeError};
-use kubevmm_api::{LABEL_EPOCH, LABEL_VM, LABEL_VM_UID, names};
+use kubevmm_api::{LABEL_EPOCH, LABEL_VM, LABEL_VM_UID, names, overhead};
 
 use crate::object::{controlled_by, is_controlled_by};
 use crate::vm::view::View;
 
-/// Memory of QEMU itself, beside the guest's.
-pub const OVERHEAD_BYTES: u64 = 160 << 20;
 /// Volume that brings the Secret of the user data to the node.
 pub const USER_DATA_VOLUME: &str = "cloud-init-user-data";
 /// Where the pause container has it, unread.
@@ -46,6 +44,7 @@ pub fn build(view: &View, epoch: i64, hosts: &[String], prefer: Option<&str>) ->
     let class = view.class.as_deref().map(|class| &class.spec);
     let millis = effective::cpu_request_millis(vm, class)?;
     let memory = effective.memory.bytes().map_err(|e| MergeError::Quantity("spec.memory.size", e))?;
+    let memory = memory.saturating_add(overhead::bytes(memory, effective.cores));
     let grace = vm.termination_grace_period_seconds;
     let placement = vm.placement.clone().unwrap_or_default();
     let secret = vm.cloud_init.as_ref().and_then(|init| init.user_data_secret_name.clone());
@@ -58,7 +57,7 @@ pub fn build(view: &View, epoch: i64, hosts: &[String], prefer: Option<&str>) ->
     let spec = PodSpec {
         affinity: Some(affinity(hosts, prefer)),
         automount_service_account_token: Some(false),
-        containers: vec![container(view, millis, memory.saturating_add(OVERHEAD_BYTES), grace, volume.is_some())],
+        containers: vec![container(view, millis, memory, grace, volume.is_some())],
         // The pod asks no name server: it needs none of the cluster's.
         dns_policy: Some("Default".into()),
         enable_service_links: Some(false),

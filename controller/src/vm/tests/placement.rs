@@ -1,6 +1,7 @@
 //! From nothing to a host that may start the VM, and off again.
 
 use k8s_openapi::api::core::v1::PodStatus;
+use kubevmm_api::overhead;
 
 use super::*;
 use crate::vm::pod::{build, is_placement_pod};
@@ -274,7 +275,7 @@ fn the_placement_pod_is_what_the_scheduler_and_the_node_need() {
     let spec = serde_json::to_value(pod.spec.as_ref().unwrap()).unwrap();
     assert_eq!(
         spec["containers"][0]["resources"]["requests"],
-        json!({"cpu": "200m", "memory": ((256 + 160) << 20).to_string()})
+        json!({"cpu": "200m", "memory": ((256_u64 << 20) + overhead::bytes(256 << 20, 2)).to_string()})
     );
     assert_eq!(spec["terminationGracePeriodSeconds"], 90);
     assert_eq!(spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"], 75);
