@@ -28,12 +28,16 @@ pub use inventory::*;
     doc = "A libvirt host: what the administrator says of it and what its executor finds there. It has the name of its Node and is made by the controller.",
     printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
     printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
-    printcolumn(name = "Accelerator", type_ = "string", json_path = ".status.accelerator.type"),
-    printcolumn(name = "Libvirt", type_ = "string", json_path = ".status.libvirtVersion"),
-    printcolumn(name = "QEMU", type_ = "string", json_path = ".status.hypervisorVersion"),
+    printcolumn(name = "Maintenance", type_ = "boolean", json_path = ".spec.maintenance"),
     printcolumn(name = "VMs", type_ = "integer", json_path = ".status.domainCount"),
+    printcolumn(name = "vCPUs", type_ = "string", json_path = ".status.usage.cpu"),
+    printcolumn(name = "Memory", type_ = "string", json_path = ".status.usage.memory"),
+    printcolumn(name = "Accelerator", type_ = "string", json_path = ".status.accelerator.type"),
     printcolumn(name = "Orphans", type_ = "integer", json_path = ".status.orphanCount"),
-    printcolumn(name = "Foreign", type_ = "integer", json_path = ".status.foreignCount", priority = "1"),
+    printcolumn(name = "Foreign", type_ = "integer", json_path = ".status.foreignCount"),
+    printcolumn(name = "CPU Model", type_ = "string", json_path = ".status.capabilities.cpu.model", priority = "1"),
+    printcolumn(name = "Libvirt", type_ = "string", json_path = ".status.libvirtVersion", priority = "1"),
+    printcolumn(name = "QEMU", type_ = "string", json_path = ".status.hypervisorVersion", priority = "1"),
     printcolumn(
         name = "Message",
         type_ = "string",
@@ -101,6 +105,9 @@ pub struct HypervisorStatus {
     /// libvirt URI that the executor is connected to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uri: Option<String>,
+    /// Driver of libvirt, for example QEMU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
     /// Version of libvirt, for example 11.3.0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub libvirt_version: Option<String>,
@@ -143,6 +150,9 @@ pub struct HypervisorStatus {
     /// `kubevmm-reservation-<node>`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unmanaged: Option<HostUsage>,
+    /// How full the host is, in words for people: `used` beside what there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<UsageInWords>,
     /// Storage pools of VirtualMachineStoragePool objects that select this node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]

@@ -27,6 +27,22 @@ impl Quantity {
         Self(bytes.to_string())
     }
 
+    /// A number of bytes for people: in the largest binary unit that it reaches, with one digit after the point below
+    /// ten, such as `9.5Gi` and `62Gi`.
+    pub fn approximately(bytes: u64) -> String {
+        for (shift, suffix) in [(60, "Ei"), (50, "Pi"), (40, "Ti"), (30, "Gi"), (20, "Mi"), (10, "Ki")] {
+            let unit = 1_u64 << shift;
+            if bytes >= unit {
+                let tenths = (u128::from(bytes) * 10 + u128::from(unit) / 2) / u128::from(unit);
+                return match (tenths / 10, tenths % 10) {
+                    (whole, tenth) if whole < 10 && tenth > 0 => format!("{whole}.{tenth}{suffix}"),
+                    (whole, tenth) => format!("{}{suffix}", if whole < 10 { whole } else { whole + tenth / 5 }),
+                };
+            }
+        }
+        bytes.to_string()
+    }
+
     /// The value in whole units (bytes for a size), rounded up as Kubernetes does.
     pub fn bytes(&self) -> Result<u64, QuantityError> {
         u64::try_from(self.thousandths()?.div_ceil(1000)).map_err(|_| self.error())
@@ -126,6 +142,22 @@ mod tests {
 
     fn q(text: &str) -> Quantity {
         Quantity(text.into())
+    }
+
+    #[test]
+    fn sizes_for_people_are_short() {
+        for (bytes, text) in [
+            (0, "0"),
+            (1023, "1023"),
+            (1 << 30, "1Gi"),
+            ((19 << 30) / 2, "9.5Gi"),
+            ((10 << 30) - 1, "10Gi"),
+            ((125 << 30) / 2, "63Gi"),
+            (24_684_084 << 10, "24Gi"),
+            (u64::MAX, "16Ei"),
+        ] {
+            assert_eq!(Quantity::approximately(bytes), text, "{bytes}");
+        }
     }
 
     #[test]

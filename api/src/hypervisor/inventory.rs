@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::quantity::Quantity;
 
 /// What guests can be given on a host: libvirt's domain capabilities, for the accelerator of the host.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostCapabilities {
     /// The CPU.
@@ -30,7 +30,7 @@ pub struct HostCapabilities {
 }
 
 /// The CPU of a host, and those that guests can be given.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostCpu {
     /// The model that libvirt takes the host's CPU for.
@@ -43,14 +43,14 @@ pub struct HostCpu {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "set"))]
     pub models: Vec<String>,
-    /// Features of the CPU that `host-model` stands for: what its model has not by itself, sorted.
+    /// Features that a guest's CPU can have here: all of those of `host-model`, sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "set"))]
     pub features: Vec<String>,
 }
 
 /// How guests can leave a host.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct MigrationCapabilities {
     /// While they run.
     pub live: bool,
@@ -153,4 +153,14 @@ pub struct HostUsage {
     pub vcpus: i64,
     /// Their memory, with what QEMU itself needs.
     pub memory: Quantity,
+}
+
+/// How full a host is, in words for people. Programs read the numbers beside it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UsageInWords {
+    /// Virtual CPUs of running domains, of the most that there may be where an overcommit limits them, else beside the
+    /// host's CPUs: `12/80`.
+    pub cpu: String,
+    /// Memory of running domains, of what is allocatable: `9.5Gi/62Gi (15%)`.
+    pub memory: String,
 }
