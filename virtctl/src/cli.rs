@@ -71,6 +71,9 @@ pub(crate) enum Command {
     /// List the libvirt domains of the hosts: ours, observed ones, orphans and foreign ones
     #[command(after_help = DOMAINS_HELP)]
     Domains(DomainsArgs),
+    /// The hosts: how full and how healthy they are, and what each offers to virtual machines
+    #[command(subcommand, after_help = NODE_HELP, disable_help_subcommand = true)]
+    Node(NodeCommand),
     /// Make virtual machines of domains that a host has already: watched only, or taken over as they run
     #[command(after_help = IMPORT_HELP)]
     Import(ImportArgs),
@@ -102,6 +105,27 @@ What a domain is:
 Examples:
   virtctl domains
   virtctl domains --node host-1 -o json";
+
+const NODE_HELP: &str = "\
+Examples:
+  virtctl node list
+  virtctl node list -o wide
+  virtctl node describe host-1";
+
+const NODE_LIST_HELP: &str = "\
+STATUS is that of the host's libvirt and its executor; Maintenance: no virtual machine is placed or started there \
+(spec.maintenance of the Hypervisor); Cordoned: the scheduler gives the Node nothing new. VCPUS and MEMORY are what running \
+domains have, whoever made them, beside what the host has for them.
+
+Examples:
+  virtctl node list
+  virtctl node list -o wide
+  virtctl node list -o json";
+
+const NODE_DESCRIBE_HELP: &str = "\
+Examples:
+  virtctl node describe host-1
+  virtctl node describe host-1 -o yaml";
 
 const IMPORT_HELP: &str = "\
 Each domain becomes a VirtualMachine with spec.management Observe: its state, addresses and disks are shown, and \
@@ -212,6 +236,36 @@ pub(crate) struct DomainsArgs {
     /// Leave out the line of headers
     #[arg(long)]
     pub(crate) no_headers: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// List the hosts: whether they can be used, and how full they are
+    #[command(visible_aliases = ["ls", "get"], after_help = NODE_LIST_HELP)]
+    List(NodeListArgs),
+    /// Show all that is known of hosts: what they have, what is used, what guests can be given, and what is wrong
+    #[command(after_help = NODE_DESCRIBE_HELP)]
+    Describe(NodeDescribeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeListArgs {
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT")]
+    pub(crate) output: Option<ListFormat>,
+    /// Leave out the line of headers
+    #[arg(long)]
+    pub(crate) no_headers: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeDescribeArgs {
+    /// Names of nodes
+    #[arg(value_name = "NODE", required = true)]
+    pub(crate) nodes: Vec<String>,
+    /// Print the Hypervisor objects instead
+    #[arg(short, long, value_name = "FORMAT")]
+    pub(crate) output: Option<ObjectFormat>,
 }
 
 #[derive(Debug, Args)]
@@ -413,6 +467,8 @@ mod tests {
             "import --node h1 --from f --all",
             "import --node h1 --from f win10",
             "import --node h1 win10 --disable-autostart",
+            "node",
+            "node describe",
             "export-xml",
             "export-xml a b",
             "convert web.xml",
@@ -433,6 +489,8 @@ mod tests {
             "run web --image x --dry-run=server --wait=false",
             "completion bash",
             "domains --node h1 -o json",
+            "node list -o wide",
+            "node describe h1 h2 -o yaml",
             "import --node h1 win10 -n shop --dry-run -o yaml",
             "import --node h1 --all --manage --timeout 30s --dry-run=server",
             "import --node h1 --from - --manage --disable-autostart -o json",

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use k8s_openapi::api::core::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use kubevmm_api::VirtualMachine;
 use kubevmm_api::condition::{self, PROVISIONED, READY, RESTART_REQUIRED, SYNCED};
@@ -40,7 +41,7 @@ pub(crate) fn text(subject: &Subject<'_>) -> String {
         hardware(&mut out, vm, subject.catalog);
     }
     history(&mut out, vm, status, subject.now);
-    conditions(&mut out, status, subject.now);
+    conditions(&mut out, &status.conditions, subject.now);
     // An observed domain has no objects of ours: what it has stands in the status.
     if vm.spec.observed().is_some() {
         observed_disks(&mut out, status);
@@ -53,11 +54,13 @@ pub(crate) fn text(subject: &Subject<'_>) -> String {
     out
 }
 
-fn field(out: &mut String, label: &str, value: &str) {
+/// A line: a label and its value.
+pub(crate) fn field(out: &mut String, label: &str, value: &str) {
     let _ = writeln!(out, "{:<18}{value}", format!("{label}:"));
 }
 
-fn section(out: &mut String, label: &str, headers: &[&str], rows: &[Vec<String>]) {
+/// A table under a label.
+pub(crate) fn section(out: &mut String, label: &str, headers: &[&str], rows: &[Vec<String>]) {
     if rows.is_empty() {
         return field(out, label, NONE);
     }
@@ -165,9 +168,9 @@ fn history(out: &mut String, vm: &VirtualMachine, status: &VirtualMachineStatus,
     }
 }
 
-fn conditions(out: &mut String, status: &VirtualMachineStatus, now: Timestamp) {
-    let rows: Vec<_> = status
-        .conditions
+/// The conditions of an object.
+pub(crate) fn conditions(out: &mut String, conditions: &[Condition], now: Timestamp) {
+    let rows: Vec<_> = conditions
         .iter()
         .map(|c| {
             let since = since(c.last_transition_time.0, now);
@@ -227,7 +230,7 @@ fn observed_disks(out: &mut String, status: &VirtualMachineStatus) {
     section(out, "Disks", &["NAME", "TARGET", "TYPE", "FORMAT", "SOURCE", "VOLUME"], &rows);
 }
 
-fn provisioned(conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]) -> String {
+fn provisioned(conditions: &[Condition]) -> String {
     match condition::find(conditions, PROVISIONED) {
         Some(c) if c.status == "True" => "provisioned".into(),
         Some(c) => format!("{}: {}", c.reason, one_line(&c.message)),

@@ -35,6 +35,11 @@ impl Host {
         Self { node, domains, unlisted: status.unlisted_count.unwrap_or(0), stale }
     }
 
+    /// What each of its domains is to this project, in words.
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = String> {
+        self.domains.iter().map(|record| word(&record.kind))
+    }
+
     /// What a person must know beside the table.
     pub(crate) fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();

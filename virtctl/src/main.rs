@@ -1,7 +1,7 @@
 //! `virtctl`, which is also `kubectl virt`: the command line for virtual machines.
 //!
 //! Pure modules decide what is written ([`power`], [`manifest`], [`import`]), how far a VM is ([`goal`]) and what is printed
-//! ([`list`], [`describe`], [`domains`], [`export`], [`reach`]); [`commands`] reads, writes and prints; [`cluster`] and [`wait`] talk to the API
+//! ([`list`], [`describe`], [`domains`], [`node`], [`export`], [`reach`]); [`commands`] reads, writes and prints; [`cluster`] and [`wait`] talk to the API
 //! server.
 
 mod cli;
@@ -19,6 +19,7 @@ mod import;
 mod list;
 mod manifest;
 mod near;
+mod node;
 mod output;
 mod power;
 mod reach;
@@ -85,6 +86,7 @@ async fn run(cli: &Cli) -> Result<ExitCode, Error> {
         Command::Restart(args) => commands::power::run(&cluster().await?, Verb::Restart, &args.power, args.force).await,
         Command::List(args) => commands::list::run(&cluster().await?, args).await,
         Command::Domains(args) => commands::domains::run(&cluster().await?, args).await,
+        Command::Node(command) => commands::node::run(&cluster().await?, command).await,
         Command::Import(args) => commands::import::run(&cluster().await?, args).await,
         Command::ExportXml(args) => commands::export::run(&cluster().await?, args).await,
         Command::Describe(args) => commands::describe::run(&cluster().await?, args).await,

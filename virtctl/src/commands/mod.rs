@@ -7,6 +7,7 @@ pub(crate) mod export;
 pub(crate) mod import;
 pub(crate) mod list;
 mod manage;
+pub(crate) mod node;
 pub(crate) mod power;
 pub(crate) mod run;
 pub(crate) mod version;
