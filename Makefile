@@ -83,7 +83,7 @@ e2e: deps images ## Run the end-to-end tests, on a lab of their own (root)
 	$(CARGO) test --test e2e
 
 .PHONY: bench
-bench: bench-codec bench-start ## Measure the analyser, and apply-to-started on the lab that `make demo` left
+bench: bench-codec bench-executors bench-start ## Run all benches (the last one on the lab that `make demo` left)
 
 .PHONY: bench-codec
 bench-codec: ## Measure the analyser's conversions, beside Python (PYTHON=python3, with lxml and PyYAML) and xmllint
@@ -91,7 +91,12 @@ bench-codec: ## Measure the analyser's conversions, beside Python (PYTHON=python
 
 .PHONY: bench-start
 bench-start: ## Measure apply-to-started on the lab that `make demo` left, beside virsh's own define and start
-	$(CARGO) run --release --quiet --bin kubevmm-bench -- --at-most 2
+	$(CARGO) run --release --quiet --bin kubevmm-bench -- start --at-most 2
+
+.PHONY: bench-executors
+bench-executors: deps ## Measure the start of an executor with 300 domains, and what 100 idle ones write
+	$(CARGO) build --release --bin lab --bin kubevmm-executor
+	$(CARGO) run --release --quiet --bin kubevmm-bench -- executors
 
 .PHONY: lint
 lint: style deny ## Check the format, clippy's advice, and the dependencies' licences

@@ -167,6 +167,10 @@ fn api_server(options: &Options) -> Vec<String> {
         arguments.push("--default-not-ready-toleration-seconds=5".to_owned());
         arguments.push("--default-unreachable-toleration-seconds=5".to_owned());
     }
+    if options.audit {
+        arguments.push("--audit-policy-file=/etc/kubernetes/audit.json".to_owned());
+        arguments.push("--audit-log-path=/var/log/audit.log".to_owned());
+    }
     arguments.extend(options.api_arg.iter().cloned());
     arguments
 }

@@ -32,6 +32,10 @@ pub struct Lab {
     artifacts: Artifacts,
 }
 
+/// What the API server logs of each request: who, what, when, and how it ended.
+const AUDIT_POLICY: &str = r#"{"apiVersion": "audit.k8s.io/v1", "kind": "Policy",
+"omitStages": ["RequestReceived", "ResponseStarted"], "rules": [{"level": "Metadata"}]}"#;
+
 impl Lab {
     /// Brings a lab up, or adds to one that is up what is missing. Builds what the cache does not have. Returns when
     /// all nodes are Ready. What an earlier, broken-off run or a reboot of the machine has left is cleaned first.
@@ -103,6 +107,10 @@ impl Lab {
         fs::write(&mark, "").file("write", mark)?;
         options.save()?;
         pki::make_cluster(options)?;
+        if options.audit {
+            let policy = options.dir.join("pki/audit.json");
+            fs::write(&policy, AUDIT_POLICY).file("write", policy)?;
+        }
         self.check_inotify()?;
         info!("starting the switch");
         switch::start(options)?;

@@ -69,6 +69,11 @@ pub struct Options {
     #[arg(long, default_value_t = 110)]
     pub max_pods: u16,
 
+    /// Log each request that the API server has answered, one JSON document a line: /var/log/audit.log of cp
+    #[arg(long)]
+    #[serde(default)]
+    pub audit: bool,
+
     /// One more argument for kube-apiserver; may be given several times
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub api_arg: Vec<String>,
@@ -91,6 +96,7 @@ impl Default for Options {
             no_libvirt: Vec::new(),
             timings: Timings::Real,
             max_pods: 110,
+            audit: false,
             api_arg: Vec::new(),
             kubelet_arg: Vec::new(),
         }

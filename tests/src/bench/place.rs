@@ -1,0 +1,121 @@
+//! A lab of the benches' own: an API server, one host with libvirt, and Nodes that only the API server knows.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::{env, fs};
+
+use anyhow::{Context, Result};
+use kubevmm_lab::{Daemon, HostName, Lab, Options};
+use serde_json::json;
+
+use crate::api::{self, ApiServer};
+use crate::cluster::work_tree;
+
+/// A lab with the project's objects installed and none of its programs running.
+pub struct Place {
+    /// The lab.
+    pub lab: &'static Lab,
+    /// Its API server.
+    pub api: ApiServer,
+}
+
+fn options() -> Options {
+    Options {
+        nodes: 1,
+        dir: PathBuf::from("/run/kubevmm-bench"),
+        tag: "bench".into(),
+        network: Ipv4Addr::new(10, 89, 0, 0),
+        pods: Ipv4Addr::new(10, 90, 0, 0),
+        services: Ipv4Addr::new(10, 99, 0, 0),
+        audit: true,
+        ..Options::default()
+    }
+}
+
+impl Place {
+    /// Brings the lab up.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn up() -> Result<Self> {
+        Lab::clean(&options().dir)?;
+        let lab: &'static Lab = Box::leak(Box::new(Lab::up(&options())?));
+        let place = Self { lab, api: ApiServer::open(&lab.kubeconfig())? };
+        // Nobody is to find out that most of the Nodes are not there.
+        lab.stop_daemon(HostName::ControlPlane, Daemon::ControllerManager)?;
+        for file in ["00-namespace.yaml", "10-crds.yaml"] {
+            lab.kubectl(["apply", "--server-side", "-f", &work_tree().join("yamls").join(file).to_string_lossy()])?;
+        }
+        lab.kubectl(["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"])?;
+        Ok(place)
+    }
+
+    /// Takes the lab down.
+    ///
+    /// # Errors
+    /// When something cannot be undone.
+    pub fn down(self) -> Result<()> {
+        Ok(self.lab.down()?)
+    }
+
+    /// Makes a Node, and the Hypervisor that the controller would make for it.
+    ///
+    /// # Errors
+    /// When the API server refuses it.
+    pub fn node(&self, name: &str) -> Result<()> {
+        if self.api.get(api::NODE, "", name)?.is_none() {
+            self.api.apply(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}))?;
+        }
+        self.api.apply(&json!({
+            "apiVersion": "kubevmm.io/v1beta1", "kind": "Hypervisor", "metadata": {"name": name}, "spec": {},
+        }))?;
+        Ok(())
+    }
+
+    /// Starts an executor on this machine, for the Node `node` and the libvirt of `uri`. Its log is in the lab's directory.
+    ///
+    /// # Errors
+    /// When it has not been built.
+    pub fn executor(&self, node: &str, uri: &str) -> Result<Running> {
+        let dir = options().dir.join("executors");
+        fs::create_dir_all(&dir)?;
+        let program = beside("kubevmm-executor")?;
+        let log = fs::File::create(dir.join(format!("{node}.log")))?;
+        let child = Command::new(&program)
+            .args(["--node-name", node, "--libvirt-uri", uri, "--lock-file"])
+            .arg(dir.join(format!("{node}.lock")))
+            .env("KUBECONFIG", self.lab.kubeconfig())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .with_context(|| program.display().to_string())?;
+        Ok(Running(child))
+    }
+}
+
+/// A process of a bench, which ends with it.
+pub struct Running(Child);
+
+impl Running {
+    /// Its process ID.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // One that has ended by itself has left its log.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A program of the project, beside this one.
+pub(super) fn beside(program: &str) -> Result<PathBuf> {
+    let path = env::current_exe()?.with_file_name(program);
+    fs::metadata(&path).with_context(|| format!("{}: build it: cargo build --release --bins", path.display()))?;
+    Ok(path)
+}
