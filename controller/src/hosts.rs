@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
+use kubevmm_api::Hypervisor;
 use kubevmm_api::condition;
 use kubevmm_api::hypervisor::{DomainMark, HostDomain, HypervisorStatus};
-use kubevmm_api::{Hypervisor, SYSTEM_NAMESPACE};
 use tokio::time::Instant;
 
 use crate::error::Error;
@@ -66,9 +66,6 @@ impl Liveness {
     /// Takes in a Lease; returns whether it says something new of the host (a mere renewal does not). A version that is
     /// lower than an earlier one is an error: etcd was restored, and what was seen of it since is void.
     pub fn observe(&mut self, lease: &Lease, source: Source, now: Instant) -> Result<bool, Error> {
-        if lease.metadata.namespace.as_deref() != Some(SYSTEM_NAMESPACE) {
-            return Ok(false);
-        }
         let Some(name) = lease.metadata.name.clone() else { return Ok(false) };
         let spec = lease.spec.clone().unwrap_or_default();
         let holder = spec.holder_identity.filter(|holder| !holder.is_empty());
@@ -289,7 +286,6 @@ mod tests {
         Lease {
             metadata: ObjectMeta {
                 name: Some("a".into()),
-                namespace: Some(SYSTEM_NAMESPACE.into()),
                 resource_version: Some(version.into()),
                 ..Default::default()
             },

@@ -17,6 +17,7 @@
 //! | events.k8s.io | events | create patch | cluster |
 //! | coordination.k8s.io | leases | get list watch create | namespace kubevmm-system |
 //! | coordination.k8s.io | leases, only kubevmm-controller | update | namespace kubevmm-system |
+//! | coordination.k8s.io | leases | get list watch | namespace kube-node-lease: those of external hosts |
 
 use std::time::Duration;
 

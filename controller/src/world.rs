@@ -13,9 +13,9 @@ use kube::runtime::reflector::{self, ObjectRef, Store, reflector, store::Writer}
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
 use kubevmm_api::{
-    ClusterVirtualMachineImage, ClusterVirtualMachineNetwork, Hypervisor, LABEL_VM, LABEL_VM_UID, SYSTEM_NAMESPACE,
-    VirtualMachine, VirtualMachineClass, VirtualMachineDisk, VirtualMachineImage, VirtualMachineNetwork,
-    VirtualMachineStoragePool,
+    ClusterVirtualMachineImage, ClusterVirtualMachineNetwork, EXTERNAL, Hypervisor, LABEL_VM, LABEL_VM_UID,
+    NODE_LEASE_NAMESPACE, SYSTEM_NAMESPACE, VirtualMachine, VirtualMachineClass, VirtualMachineDisk,
+    VirtualMachineImage, VirtualMachineNetwork, VirtualMachineStoragePool,
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch as flag};
@@ -52,10 +52,31 @@ pub struct World {
     /// Placement pods.
     pub pods: Store<Pod>,
     pods_by_vm: Mutex<HashMap<String, BTreeSet<(String, String)>>>,
-    liveness: Mutex<Liveness>,
-    leases_changed: Notify,
-    leases_listed: flag::Sender<bool>,
+    leases: Leases,
+    /// Of external hosts.
+    node_leases: Leases,
     hosts: Mutex<Option<Arc<Hosts>>>,
+}
+
+/// The Leases of executors in one namespace.
+struct Leases {
+    namespace: &'static str,
+    labels: Option<&'static str>,
+    liveness: Mutex<Liveness>,
+    changed: Notify,
+    listed: flag::Sender<bool>,
+}
+
+impl Leases {
+    fn new(namespace: &'static str, labels: Option<&'static str>) -> Self {
+        let (liveness, changed, listed) = (Mutex::default(), Notify::new(), flag::Sender::new(false));
+        Self { namespace, labels, liveness, changed, listed }
+    }
+
+    async fn wait_until_listed(&self) {
+        // The sender is this object's: it cannot be gone.
+        drop(self.listed.subscribe().wait_for(|listed| *listed).await);
+    }
 }
 
 /// What has happened to the mirrored objects.
@@ -126,9 +147,8 @@ impl World {
             nodes,
             pods,
             pods_by_vm: Mutex::default(),
-            liveness: Mutex::default(),
-            leases_changed: Notify::new(),
-            leases_listed: flag::Sender::new(false),
+            leases: Leases::new(SYSTEM_NAMESPACE, None),
+            node_leases: Leases::new(NODE_LEASE_NAMESPACE, Some(EXTERNAL)),
             hosts: Mutex::default(),
         });
         let plain = watcher::Config::default;
@@ -156,8 +176,10 @@ impl World {
                 world.index_pod(&pod, there);
                 Change::Pod(Box::new(pod))
             }),
-            watch_leases(client, &world, on_change).boxed(),
-            expire_leases(client.clone(), Arc::clone(&world), Arc::clone(on_change)).boxed(),
+            watch_leases(client, &world, |world| &world.leases, on_change).boxed(),
+            watch_leases(client, &world, |world| &world.node_leases, on_change).boxed(),
+            expire_leases(client, &world, |world| &world.leases, on_change).boxed(),
+            expire_leases(client, &world, |world| &world.node_leases, on_change).boxed(),
         ];
         (world, watches)
     }
@@ -176,8 +198,9 @@ impl World {
         self.hypervisors.wait_until_ready().await.map_err(ended)?;
         self.nodes.wait_until_ready().await.map_err(ended)?;
         self.pods.wait_until_ready().await.map_err(ended)?;
-        // Without the Leases every host would look lost. The sender is this object's: it cannot be gone.
-        drop(self.leases_listed.subscribe().wait_for(|listed| *listed).await);
+        // Without the Leases every host would look lost.
+        self.leases.wait_until_listed().await;
+        self.node_leases.wait_until_listed().await;
         Ok(())
     }
 
@@ -200,14 +223,21 @@ impl World {
     }
 
     fn gather_hosts(&self) -> Hosts {
-        let liveness = lock(&self.liveness);
         let mut hosts = Hosts::default();
         let host = |hosts: &mut Hosts, name: &str, set: &dyn Fn(&mut Host)| {
             let entry = hosts.0.entry(name.to_owned());
             set(entry.or_insert_with(|| Host { name: name.to_owned(), ..Host::default() }));
         };
-        for name in liveness.held() {
-            host(&mut hosts, name, &|host| host.lease = liveness.state(name));
+        for leases in [&self.leases, &self.node_leases] {
+            let liveness = lock(&leases.liveness);
+            for name in liveness.held() {
+                // Of a host that has become an external one, or is one no longer, the Lease that is live counts.
+                host(&mut hosts, name, &|host| {
+                    if !host.is_live() {
+                        host.lease = liveness.state(name);
+                    }
+                });
+            }
         }
         for hypervisor in self.hypervisors.state() {
             host(&mut hosts, name(hypervisor.as_ref()), &|host| host.hypervisor = Some(Arc::clone(&hypervisor)));
@@ -278,37 +308,47 @@ where
     .boxed()
 }
 
+/// Which Leases.
+type Which = fn(&World) -> &Leases;
+
 /// The Leases change without end: only what they say of the hosts is kept.
-fn watch_leases(client: &Client, world: &Arc<World>, on_change: &OnChange) -> impl Future<Output = Error> + 'static {
+fn watch_leases(
+    client: &Client,
+    world: &Arc<World>,
+    which: Which,
+    on_change: &OnChange,
+) -> impl Future<Output = Error> + 'static {
     let (world, on_change) = (Arc::clone(world), Arc::clone(on_change));
-    let api: Api<Lease> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
+    let api: Api<Lease> = Api::namespaced(client.clone(), which(&world).namespace);
     async move {
-        let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
+        let leases = which(&world);
+        let config = watcher::Config { label_selector: leases.labels.map(str::to_owned), ..Default::default() };
+        let mut events = std::pin::pin!(watcher(api, config).default_backoff());
         let mut listed: Vec<String> = Vec::new();
         while let Some(event) = events.next().await {
             let now = Instant::now();
             match event {
                 Ok(watcher::Event::Apply(lease)) => {
-                    if let Err(error) = world.observe(&lease, Source::Watch, now, &on_change) {
+                    if let Err(error) = world.observe(leases, &lease, Source::Watch, now, &on_change) {
                         return error;
                     }
                 }
                 Ok(watcher::Event::InitApply(lease)) => {
                     listed.push(name(&lease).to_owned());
-                    if let Err(error) = world.observe(&lease, Source::Watch, now, &on_change) {
+                    if let Err(error) = world.observe(leases, &lease, Source::Watch, now, &on_change) {
                         return error;
                     }
                 }
                 Ok(watcher::Event::Delete(lease)) => {
-                    if lock(&world.liveness).forget(name(&lease)) {
+                    if lock(&leases.liveness).forget(name(&lease)) {
                         world.forget_hosts();
                         on_change(Change::Host(name(&lease).to_owned()));
                     }
                 }
                 Ok(watcher::Event::Init) => listed.clear(),
                 Ok(watcher::Event::InitDone) => {
-                    lock(&world.liveness).retain(&listed);
-                    world.leases_listed.send_replace(true);
+                    lock(&leases.liveness).retain(&listed);
+                    leases.listed.send_replace(true);
                     world.forget_hosts();
                     on_change(Change::Everything);
                 }
@@ -321,50 +361,66 @@ fn watch_leases(client: &Client, world: &Arc<World>, on_change: &OnChange) -> im
 
 /// Declares hosts silent whose Lease has run out. A Lease that is due is read once more: a watch that hangs must not make
 /// live hosts look lost.
-async fn expire_leases(client: Client, world: Arc<World>, on_change: OnChange) -> Error {
-    let api: Api<Lease> = Api::namespaced(client, SYSTEM_NAMESPACE);
-    loop {
-        let next = lock(&world.liveness).next_expiry();
-        let changed = world.leases_changed.notified();
-        match next {
-            Some(at) => tokio::select! {
-                () = changed => {}
-                () = tokio::time::sleep_until(at) => {}
-            },
-            None => changed.await,
-        }
-        let now = Instant::now();
-        let due = lock(&world.liveness).due(now);
-        for host in due {
-            match tokio::time::timeout(LEASE_READ, api.get_opt(&host)).await {
-                Ok(Ok(Some(lease))) => {
-                    if let Err(error) = world.observe(&lease, Source::Read, Instant::now(), &on_change) {
-                        return error;
+fn expire_leases(
+    client: &Client,
+    world: &Arc<World>,
+    which: Which,
+    on_change: &OnChange,
+) -> impl Future<Output = Error> + 'static {
+    let (world, on_change) = (Arc::clone(world), Arc::clone(on_change));
+    let api: Api<Lease> = Api::namespaced(client.clone(), which(&world).namespace);
+    async move {
+        let leases = which(&world);
+        loop {
+            let next = lock(&leases.liveness).next_expiry();
+            let changed = leases.changed.notified();
+            match next {
+                Some(at) => tokio::select! {
+                    () = changed => {}
+                    () = tokio::time::sleep_until(at) => {}
+                },
+                None => changed.await,
+            }
+            let now = Instant::now();
+            let due = lock(&leases.liveness).due(now);
+            for host in due {
+                match tokio::time::timeout(LEASE_READ, api.get_opt(&host)).await {
+                    Ok(Ok(Some(lease))) => {
+                        if let Err(error) = world.observe(leases, &lease, Source::Read, Instant::now(), &on_change) {
+                            return error;
+                        }
+                    }
+                    Ok(Ok(None)) => {}
+                    // Without the API server nothing is decided anyway.
+                    Ok(Err(_)) | Err(_) => {
+                        tokio::time::sleep(LEASE_READ_AGAIN).await;
+                        continue;
                     }
                 }
-                Ok(Ok(None)) => {}
-                // Without the API server nothing is decided anyway.
-                Ok(Err(_)) | Err(_) => {
-                    tokio::time::sleep(LEASE_READ_AGAIN).await;
-                    continue;
+                if lock(&leases.liveness).expire(&host, now) {
+                    tracing::warn!(host, "the Lease of the executor has run out");
+                    world.forget_hosts();
+                    on_change(Change::Host(host));
                 }
-            }
-            if lock(&world.liveness).expire(&host, now) {
-                tracing::warn!(host, "the Lease of the executor has run out");
-                world.forget_hosts();
-                on_change(Change::Host(host));
             }
         }
     }
 }
 
 impl World {
-    fn observe(&self, lease: &Lease, source: Source, now: Instant, on_change: &OnChange) -> Result<(), Error> {
+    fn observe(
+        &self,
+        leases: &Leases,
+        lease: &Lease,
+        source: Source,
+        now: Instant,
+        on_change: &OnChange,
+    ) -> Result<(), Error> {
         if name(lease) == LEASE_NAME {
             return Ok(());
         }
-        let news = lock(&self.liveness).observe(lease, source, now)?;
-        self.leases_changed.notify_one();
+        let news = lock(&leases.liveness).observe(lease, source, now)?;
+        leases.changed.notify_one();
         if news {
             self.forget_hosts();
             on_change(Change::Host(name(lease).to_owned()));

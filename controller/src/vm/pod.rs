@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::ObjectMeta;
 use kubevmm_api::effective::{self, EffectiveSpec, MergeError};
-use kubevmm_api::{LABEL_EPOCH, LABEL_VM, LABEL_VM_UID, names, overhead};
+use kubevmm_api::{EXTERNAL, LABEL_EPOCH, LABEL_VM, LABEL_VM_UID, names, overhead};
 
 use crate::object::{controlled_by, is_controlled_by};
 use crate::vm::view::View;
@@ -186,6 +186,13 @@ fn tolerations(mut wanted: Vec<Toleration>) -> Vec<Toleration> {
         });
     }
     wanted
+    // Other pods stay away from a host that has no kubelet.
+    wanted.push(Toleration {
+        key: Some(EXTERNAL.into()),
+        operator: Some("Exists".into()),
+        effect: Some("NoSchedule".into()),
+        ..Default::default()
+    });
 }
 
 /// Where a pod has got to.

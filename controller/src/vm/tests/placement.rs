@@ -289,7 +289,8 @@ fn the_placement_pod_is_what_the_scheduler_and_the_node_need() {
     assert_eq!(spec["priorityClassName"], "high");
     let tolerated: Vec<&str> =
         spec["tolerations"].as_array().unwrap().iter().map(|t| t["key"].as_str().unwrap()).collect();
-    assert_eq!(tolerated, ["t", "node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]);
+    let own = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable", "kubevmm.io/external"];
+    assert_eq!(tolerated, [&["t"], own.as_slice()].concat());
     assert_eq!((&spec["automountServiceAccountToken"], &spec["enableServiceLinks"]), (&json!(false), &json!(false)));
     assert_eq!(spec["securityContext"]["runAsNonRoot"], true);
     assert_eq!((pod.labels()["app"].as_str(), pod.labels()[kubevmm_api::LABEL_VM].as_str()), ("web", "web"));
