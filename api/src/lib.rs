@@ -13,6 +13,7 @@ pub mod condition;
 pub mod crd;
 pub mod disk;
 pub mod effective;
+pub mod fit;
 pub mod hypervisor;
 pub mod image;
 pub mod names;
@@ -58,14 +59,14 @@ pub const LABEL_EPOCH: &str = "kubevmm.io/epoch";
 pub const SCHEDULER: &str = "kubevmm-scheduler";
 /// Annotation of a placement pod that somebody wants off its node: why. The VM leaves, and the pod goes after it.
 pub const EVICT: &str = "kubevmm.io/evict";
-/// Namespace of the controller, the executors and their Leases.
 /// Label (`"true"`) and taint (NoSchedule) of a Node that is an external host: a libvirt host without a kubelet. The Lease
 /// of its executor has the label, too.
 pub const EXTERNAL: &str = "kubevmm.io/external";
+/// Namespace of the controller, the executors and their Leases.
 pub const SYSTEM_NAMESPACE: &str = "kubevmm-system";
-/// Field manager of the controller's server-side applies.
 /// Namespace of the Leases of Nodes. An external host's is also that of its executor: a node credential may write no other.
 pub const NODE_LEASE_NAMESPACE: &str = "kube-node-lease";
+/// Field manager of the controller's server-side applies.
 pub const MANAGER_CONTROLLER: &str = "kubevmm-controller";
 /// Field manager of every executor's server-side applies: one name for all hosts, so that after a move the new
 /// host's report replaces the old one's.

@@ -1,0 +1,169 @@
+//! What the placed VMs have been promised of each host.
+
+use std::collections::HashMap;
+
+use crate::requirements::{DeviceNeed, Requirements};
+
+/// What one placed VM has been promised.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Claim {
+    /// Name of the host.
+    pub node: String,
+    /// The VM, for people: `namespace/name`.
+    pub vm: String,
+    /// Its virtual CPUs.
+    pub vcpus: i64,
+    /// Its memory in bytes.
+    pub memory: u64,
+    /// Bytes of the volumes that are yet to be made, by the pool's UID.
+    pools: Box<[PoolClaim]>,
+    /// Its devices.
+    pub devices: Box<[DeviceNeed]>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct PoolClaim {
+    uid: Box<str>,
+    shared: bool,
+    bytes: u64,
+}
+
+impl Claim {
+    /// What a VM with these needs has been promised on `node`.
+    pub fn new(node: &str, vm: &str, needs: &Requirements) -> Self {
+        let unmade = needs.pools.iter().filter(|pool| pool.bytes > 0);
+        Self {
+            node: node.to_owned(),
+            vm: vm.to_owned(),
+            vcpus: i64::from(needs.vcpus),
+            memory: needs.memory,
+            pools: unmade
+                .map(|pool| PoolClaim { uid: pool.uid.as_str().into(), shared: pool.shared, bytes: pool.bytes })
+                .collect(),
+            devices: needs.devices.iter().cloned().collect(),
+        }
+    }
+
+    fn bytes_of(&self, pool: &str) -> u64 {
+        self.pools.iter().filter(|claim| *claim.uid == *pool).map(|claim| claim.bytes).sum()
+    }
+}
+
+/// What the placed VMs have been promised: one claim for each placement pod that is bound to a node and has not ended.
+#[derive(Clone, Debug, Default)]
+pub struct Claims {
+    pods: HashMap<String, Claim>,
+    hosts: HashMap<String, Host>,
+    /// Bytes by the UID of a pool that is one for all its hosts.
+    shared: HashMap<Box<str>, u64>,
+}
+
+/// The sums of a host.
+#[derive(Clone, Debug, Default)]
+struct Host {
+    vcpus: i64,
+    memory: u64,
+    pools: HashMap<Box<str>, u64>,
+    /// The pods that have devices.
+    with_devices: Vec<String>,
+    pods: usize,
+}
+
+impl Claims {
+    /// The pod with the UID `pod` has this claim now, in the place of what it had.
+    pub fn put(&mut self, pod: &str, claim: Claim) {
+        if self.pods.get(pod) == Some(&claim) {
+            return;
+        }
+        self.take(pod);
+        let host = self.hosts.entry(claim.node.clone()).or_default();
+        host.pods += 1;
+        host.vcpus += claim.vcpus;
+        host.memory = host.memory.saturating_add(claim.memory);
+        for pool in &claim.pools {
+            let sums = if pool.shared { &mut self.shared } else { &mut host.pools };
+            let sum = sums.entry(pool.uid.clone()).or_default();
+            *sum = sum.saturating_add(pool.bytes);
+        }
+        if !claim.devices.is_empty() {
+            host.with_devices.push(pod.to_owned());
+            // Whoever comes first in this order has a device that several name by what it is.
+            host.with_devices.sort();
+        }
+        self.pods.insert(pod.to_owned(), claim);
+    }
+
+    /// The pod with the UID `pod` has nothing any more. Returns whether it had.
+    pub fn take(&mut self, pod: &str) -> bool {
+        let Some(claim) = self.pods.remove(pod) else { return false };
+        if let Some(host) = self.hosts.get_mut(&claim.node) {
+            host.pods -= 1;
+            host.vcpus -= claim.vcpus;
+            host.memory = host.memory.saturating_sub(claim.memory);
+            for pool in &claim.pools {
+                let sums = if pool.shared { &mut self.shared } else { &mut host.pools };
+                if let Some(sum) = sums.get_mut(&pool.uid) {
+                    *sum = sum.saturating_sub(pool.bytes);
+                    if *sum == 0 {
+                        sums.remove(&pool.uid);
+                    }
+                }
+            }
+            host.with_devices.retain(|known| known != pod);
+            if host.pods == 0 {
+                self.hosts.remove(&claim.node);
+            }
+        }
+        true
+    }
+
+    /// Forgets the pods whose UID is not among `pods`.
+    pub fn retain(&mut self, pods: &std::collections::HashSet<String>) {
+        let gone: Vec<String> = self.pods.keys().filter(|pod| !pods.contains(*pod)).cloned().collect();
+        for pod in gone {
+            self.take(&pod);
+        }
+    }
+
+    /// Number of pods with a claim.
+    pub fn len(&self) -> usize {
+        self.pods.len()
+    }
+
+    /// Whether no pod has one.
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty()
+    }
+
+    fn own(&self, node: &str, pod: &str) -> Option<&Claim> {
+        self.pods.get(pod).filter(|claim| claim.node == node)
+    }
+
+    /// Virtual CPUs on `node`, but those of `pod`.
+    pub(super) fn vcpus(&self, node: &str, pod: &str) -> i64 {
+        let all = self.hosts.get(node).map_or(0, |host| host.vcpus);
+        all - self.own(node, pod).map_or(0, |claim| claim.vcpus)
+    }
+
+    /// Bytes of memory on `node`, but those of `pod`.
+    pub(super) fn memory(&self, node: &str, pod: &str) -> u64 {
+        let all = self.hosts.get(node).map_or(0, |host| host.memory);
+        all.saturating_sub(self.own(node, pod).map_or(0, |claim| claim.memory))
+    }
+
+    /// Bytes that are promised of a pool on `node`, but those of `pod`.
+    pub(super) fn bytes(&self, node: &str, pool: &str, shared: bool, pod: &str) -> u64 {
+        let (all, own) = if shared {
+            (self.shared.get(pool), self.pods.get(pod))
+        } else {
+            (self.hosts.get(node).and_then(|host| host.pools.get(pool)), self.own(node, pod))
+        };
+        all.map_or(0, |all| all.saturating_sub(own.map_or(0, |claim| claim.bytes_of(pool))))
+    }
+
+    /// The claims on devices of `node`, but that of `pod`.
+    pub(super) fn on_devices<'a>(&'a self, node: &str, pod: &'a str) -> impl Iterator<Item = &'a Claim> {
+        let pods = self.hosts.get(node).map(|host| host.with_devices.as_slice()).unwrap_or_default();
+        pods.iter().filter(move |other| *other != pod).filter_map(|other| self.pods.get(other))
+    }
+}
