@@ -27,8 +27,8 @@ pub struct HostFacts<'a> {
     pub live: bool,
     /// What the placed VMs have been promised.
     pub claims: &'a Claims,
-    /// UID of the VM's own placement pod, whose claim does not stand in its way.
-    pub pod: &'a str,
+    /// UIDs of the pods whose claims do not stand in the VM's way: its own, or those that would be preempted for it.
+    pub apart_from: &'a [&'a str],
 }
 
 #[cfg(test)]

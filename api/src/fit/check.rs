@@ -195,7 +195,7 @@ fn at_home(needs: &Requirements, host: &HostFacts<'_>) -> Result<(), Refusal> {
 fn has_space(need: &PoolNeed, host: &HostFacts<'_>, offer: &Offer) -> Result<(), Refusal> {
     let found = offer.pools.iter().find(|pool| pool.name == need.name && pool.uid == need.uid);
     let Some(available) = found.and_then(|pool| pool.available).filter(|_| need.bytes > 0) else { return Ok(()) };
-    let promised = host.claims.bytes(host.name, &need.uid, need.shared, host.pod);
+    let promised = host.claims.bytes(host.name, &need.uid, need.shared, host.apart_from);
     if need.bytes <= available.saturating_sub(promised) {
         return Ok(());
     }
@@ -230,7 +230,7 @@ fn free_cpu(needs: &Requirements, host: &HostFacts<'_>, offer: &Offer) -> Result
 
 /// Virtual CPUs of what runs there, and of what is to run there. A VM is in both from its start on.
 pub(super) fn promised_vcpus(host: &HostFacts<'_>, offer: &Offer) -> i64 {
-    host.claims.vcpus(host.name, host.pod).saturating_add(offer.unmanaged_vcpus)
+    host.claims.vcpus(host.name, host.apart_from).saturating_add(offer.unmanaged_vcpus)
 }
 
 /// For people: whole mebibytes.

@@ -135,35 +135,36 @@ impl Claims {
         self.pods.is_empty()
     }
 
-    fn own(&self, node: &str, pod: &str) -> Option<&Claim> {
-        self.pods.get(pod).filter(|claim| claim.node == node)
+    /// Of the claims of these pods, those on `node`.
+    fn of<'a>(&'a self, pods: &'a [&'a str], node: &'a str) -> impl Iterator<Item = &'a Claim> {
+        pods.iter().filter_map(|pod| self.pods.get(*pod)).filter(move |claim| claim.node == node)
     }
 
-    /// Virtual CPUs on `node`, but those of `pod`.
-    pub(super) fn vcpus(&self, node: &str, pod: &str) -> i64 {
+    /// Virtual CPUs on `node`, but those of the pods `apart_from`.
+    pub(super) fn vcpus(&self, node: &str, apart_from: &[&str]) -> i64 {
         let all = self.hosts.get(node).map_or(0, |host| host.vcpus);
-        all - self.own(node, pod).map_or(0, |claim| claim.vcpus)
+        all - self.of(apart_from, node).map(|claim| claim.vcpus).sum::<i64>()
     }
 
-    /// Bytes of memory on `node`, but those of `pod`.
-    pub(super) fn memory(&self, node: &str, pod: &str) -> u64 {
+    /// Bytes of memory on `node`, but those of the pods `apart_from`.
+    pub(super) fn memory(&self, node: &str, apart_from: &[&str]) -> u64 {
         let all = self.hosts.get(node).map_or(0, |host| host.memory);
-        all.saturating_sub(self.own(node, pod).map_or(0, |claim| claim.memory))
+        self.of(apart_from, node).fold(all, |left, claim| left.saturating_sub(claim.memory))
     }
 
-    /// Bytes that are promised of a pool on `node`, but those of `pod`.
-    pub(super) fn bytes(&self, node: &str, pool: &str, shared: bool, pod: &str) -> u64 {
-        let (all, own) = if shared {
-            (self.shared.get(pool), self.pods.get(pod))
-        } else {
-            (self.hosts.get(node).and_then(|host| host.pools.get(pool)), self.own(node, pod))
-        };
-        all.map_or(0, |all| all.saturating_sub(own.map_or(0, |claim| claim.bytes_of(pool))))
+    /// Bytes that are promised of a pool on `node`, but those of the pods `apart_from`.
+    pub(super) fn bytes(&self, node: &str, pool: &str, shared: bool, apart_from: &[&str]) -> u64 {
+        let sums = if shared { Some(&self.shared) } else { self.hosts.get(node).map(|host| &host.pools) };
+        let all = sums.and_then(|sums| sums.get(pool)).copied().unwrap_or_default();
+        let here = |claim: &&Claim| shared || claim.node == node;
+        let others = apart_from.iter().filter_map(|pod| self.pods.get(*pod)).filter(here);
+        others.fold(all, |left, claim| left.saturating_sub(claim.bytes_of(pool)))
     }
 
-    /// The claims on devices of `node`, but that of `pod`.
-    pub(super) fn on_devices<'a>(&'a self, node: &str, pod: &'a str) -> impl Iterator<Item = &'a Claim> {
+    /// The claims on devices of `node`, but those of the pods `apart_from`.
+    pub(super) fn on_devices<'a>(&'a self, node: &str, apart_from: &'a [&'a str]) -> impl Iterator<Item = &'a Claim> {
         let pods = self.hosts.get(node).map(|host| host.with_devices.as_slice()).unwrap_or_default();
-        pods.iter().filter(move |other| *other != pod).filter_map(|other| self.pods.get(other))
+        let others = pods.iter().filter(move |pod| !apart_from.contains(&pod.as_str()));
+        others.filter_map(|pod| self.pods.get(pod))
     }
 }

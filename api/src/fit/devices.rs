@@ -15,7 +15,7 @@ pub(super) fn check(needs: &Requirements, host: &HostFacts<'_>, offer: &Offer) -
         return Ok(());
     }
     let mut given: HashMap<usize, Owner<'_>> = HashMap::new();
-    for claim in host.claims.on_devices(host.name, host.pod) {
+    for claim in host.claims.on_devices(host.name, host.apart_from) {
         for device in by_address_first(&claim.devices) {
             give(offer, device, Some(claim.vm.as_str()), &mut given);
         }

@@ -63,7 +63,7 @@ fn images(needs: &Requirements, offer: &Offer) -> f64 {
 fn fullness(needs: &Requirements, host: &HostFacts<'_>, offer: &Offer) -> (f64, f64) {
     let vcpus = promised_vcpus(host, offer).max(offer.used_vcpus).saturating_add(i64::from(needs.vcpus));
     let most = offer.most_vcpus.unwrap_or_else(|| i64::try_from(offer.cpus).unwrap_or(i64::MAX));
-    let promised = host.claims.memory(host.name, host.pod).saturating_add(offer.unmanaged_memory);
+    let promised = host.claims.memory(host.name, host.apart_from).saturating_add(offer.unmanaged_memory);
     let memory = promised.max(offer.used_memory).saturating_add(needs.memory);
     (part(vcpus as f64, most as f64), part(memory as f64, offer.memory as f64))
 }

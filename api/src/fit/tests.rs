@@ -31,7 +31,7 @@ pub(super) fn needs(yaml: &str) -> Requirements {
 
 /// The host a, alive.
 pub(super) fn facts<'a>(offer: &'a Offer, claims: &'a Claims) -> HostFacts<'a> {
-    HostFacts { name: "a", offer: Some(offer), live: true, claims, pod: "own" }
+    HostFacts { name: "a", offer: Some(offer), live: true, claims, apart_from: &["own"] }
 }
 
 fn asked(needs_of: &str, status: &str) -> Result<(), Refusal> {

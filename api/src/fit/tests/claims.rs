@@ -54,6 +54,11 @@ fn its_own_claim_does_not_stand_in_a_vms_way() {
                 {name: nfs, uid: q, shared: true, bytes: 2147483648}], devices: [{bus: PCI, address: '0000:03:00.0'}]";
     claims.put("own", claim("a", "shop/web", need));
     assert_eq!(asked(need, &has, &claims), Ok(()));
+    claims.put("victim", claim("a", "shop/other", need));
+    let offer = offer(&has);
+    let preempting = HostFacts { apart_from: &["own", "victim", "unknown"], ..facts(&offer, &claims) };
+    assert_eq!(check(&needs(need), &preempting), Ok(()), "those that go make room");
+    assert!(asked(need, &has, &claims).is_err());
 }
 
 #[test]
