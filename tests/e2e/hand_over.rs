@@ -1,6 +1,5 @@
 //! A VM moves to another host, killed at each step: at no time do two instances of it run.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -355,8 +354,5 @@ fn a_vm_with_local_data_does_not_move(space: &Space) -> Result<()> {
     vm.condition("Scheduled", "False", "")?;
     vm.stays_off(2)?;
     vm.patch("{placement: null}")?;
-    runs_on(&vm, "h1")?;
-    let nodes: BTreeSet<_> = Cluster::get().libvirt_hosts().iter().map(|host| host.name.to_string()).collect();
-    ensure!(nodes.len() == 2, "{nodes:?}");
-    Ok(())
+    runs_on(&vm, "h1").map(drop)
 }

@@ -20,6 +20,7 @@ mod hand_over;
 mod import;
 mod lost_store;
 mod manage;
+mod many_hosts;
 mod placement;
 mod power;
 mod random_faults;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         basics::alone::stories(),
         survival::stories(),
         hand_over::stories(),
+        many_hosts::stories(),
         random_faults::stories(),
         lost_store::stories(),
         dead_host::stories(),

@@ -190,6 +190,14 @@ impl Cluster {
         self.nodes().iter().find_map(Host::controller).context("no controller runs")
     }
 
+    /// The scheduler extender's process.
+    ///
+    /// # Errors
+    /// When none runs.
+    pub fn extender(&self) -> Result<Process> {
+        self.nodes().iter().find_map(Host::extender).context("no scheduler extender runs")
+    }
+
     /// SIGKILL of the controller.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use crate::wait::{wait_for, within};
 /// How the kernel shows the programs' names: at most 15 characters.
 pub(crate) const EXECUTOR: &str = "kubevmm-executo";
 pub(crate) const CONTROLLER: &str = "kubevmm-control";
+const EXTENDER: &str = "kubevmm-schedul";
 const QEMU: &str = "qemu-system-x86";
 const VIRTLOGD: &str = "virtlogd";
 
@@ -200,6 +201,11 @@ impl Host {
         self.process(CONTROLLER)
     }
 
+    /// The process of the scheduler extender, if it runs here.
+    pub fn extender(&self) -> Option<Process> {
+        self.process(EXTENDER)
+    }
+
     /// virtlogd, without which libvirt starts no domain: it opens the log of each QEMU.
     pub fn virtlogd(&self) -> Option<Process> {
         self.process(VIRTLOGD)
@@ -245,6 +251,14 @@ impl Host {
     /// When it does not come up.
     pub fn start(&self, daemon: Daemon) -> Result<()> {
         Ok(self.lab.start_daemon(self.name, daemon)?)
+    }
+
+    /// Pulls the network cable, or puts it back.
+    ///
+    /// # Errors
+    /// When the host is off.
+    pub fn set_link(&self, up: bool) -> Result<()> {
+        Ok(self.lab.set_link(self.name, up)?)
     }
 
     /// The power cord: SIGKILL for everything on the host.
