@@ -11,7 +11,7 @@
 //! | kubevmm.io | hypervisors | get list watch create | cluster |
 //! | kubevmm.io | virtualmachines/status, virtualmachinedisks/status, virtualmachineimages/status, clustervirtualmachineimages/status, virtualmachinestoragepools/status, virtualmachinenetworks/status, clustervirtualmachinenetworks/status, hypervisors/status | patch | cluster |
 //! | kubevmm.io | virtualmachines/finalizers | update | cluster: ownerReferences with blockOwnerDeletion |
-//! | (core) | pods | get list watch create delete | cluster |
+//! | (core) | pods | get list watch create patch delete | cluster |
 //! | (core) | nodes | get list watch | cluster |
 //! | (core) | namespaces, only kube-system | get | cluster |
 //! | events.k8s.io | events | create patch | cluster |

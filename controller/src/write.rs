@@ -121,6 +121,20 @@ pub async fn is_namespace_ending<K: Object>(api: &Api<K>, object: &K) -> Result<
     }
 }
 
+/// Sets an annotation of the object `name`, or takes it off, provided that it is still the one with this UID.
+pub async fn annotate<K: Object>(
+    api: &Api<K>,
+    name: &str,
+    uid: &str,
+    key: &str,
+    value: Option<&str>,
+) -> Result<(), Error> {
+    let body = json!({ "metadata": { "uid": uid, "annotations": { key: value } } });
+    let params = PatchParams { field_manager: Some(MANAGER_CONTROLLER.into()), ..PatchParams::default() };
+    let done = api.patch(name, &params, &Patch::Merge(body)).await;
+    done.map(|_| ()).map_err(|error| Error::api("annotate", format!("{} {name}", K::kind(&())), error))
+}
+
 /// Deletes the object `name`, provided that it is still the one with this UID.
 pub async fn delete<K: Object>(api: &Api<K>, name: &str, uid: &str, grace: Option<u32>) -> Result<(), Error> {
     let params = DeleteParams {

@@ -23,7 +23,8 @@ pub struct VirtualMachineStatus {
     /// The controller's decision where the VM runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<PlacementStatus>,
-    /// Epoch whose domain the executor has stopped and undefined on request: the VM is on no host.
+    /// Epoch whose domain the executor has given up on request: with placement.release Stop, the VM is on no host; with
+    /// Halt, it is off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released_epoch: Option<i64>,
     /// The libvirt domain, while one is defined.
@@ -78,7 +79,8 @@ pub struct PlacementStatus {
     /// later asks anew: so a restored etcd starts nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirmed: Option<String>,
-    /// What the executor shall give up: None (default) or Stop (stop the domain, undefine it, report releasedEpoch).
+    /// What the executor shall give up: None (default), Stop (stop the domain, undefine it, report releasedEpoch) or Halt
+    /// (stop the domain, report releasedEpoch; it stays defined, for the next placement is on the same host).
     #[serde(default, skip_serializing_if = "crate::common::is_default")]
     pub release: Release,
 }
@@ -91,6 +93,8 @@ pub enum Release {
     None,
     /// Stop and undefine the domain: the VM moves to another host.
     Stop,
+    /// Stop the domain, which stays defined: the VM waits until its host takes it again.
+    Halt,
 }
 
 /// State of a domain, in libvirt's words.

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kubevmm_api::vm::PlacementStatus;
-use kubevmm_api::{VirtualMachine, VirtualMachineDisk, VirtualMachineStatus};
+use kubevmm_api::{EVICT, VirtualMachine, VirtualMachineDisk, VirtualMachineStatus};
 
 use crate::context::Context;
 use crate::error::Error;
@@ -72,6 +72,7 @@ pub async fn apply(context: &Context, view: &View, actions: Vec<Action>) -> Resu
                 }
                 write::delete(&pods, &name, &uid, Some(grace)).await?;
             }
+            Action::ForgetEviction { name, uid } => write::annotate(&pods, &name, &uid, EVICT, None).await?,
             Action::WriteStatus(wanted) => {
                 let Some(status) = wanted.over(&view.vm, &now) else { continue };
                 if gives_word(&view.status(), &wanted) {

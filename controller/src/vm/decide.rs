@@ -11,7 +11,8 @@
 //!    |                       |
 //!    |                   placed: nodeName, epoch, confirmed, while vm::domains sees no other domain
 //!    |                       |
-//!    +--- domain ended ------+------ pod evicted: release=Stop, then a new attempt
+//!    +--- domain ended ------+------ pod evicted: release=Stop or Halt, then a new attempt
+//!                                                         vm::eviction
 //!
 //!   deleted: wait for HostReleased, then pods, disks and the finalizer
 //!   only observed (again): vm::observe
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use kubevmm_api::VirtualMachineDisk;
 use kubevmm_api::condition::{self, HOST_RELEASED, READY, SCHEDULED, Wanted};
-use kubevmm_api::vm::{PlacementStatus, Release};
+use kubevmm_api::vm::PlacementStatus;
 
 use crate::disk::status::Owned;
 use crate::object::{has_finalizer, is_deleting, name, uid};
@@ -63,6 +64,13 @@ pub enum Action {
         grace: u32,
         /// It had ended by itself, for this reason: the next one comes after a pause.
         failed: Option<String>,
+    },
+    /// Take the annotation off a placement pod that asks for its VM to leave.
+    ForgetEviction {
+        /// Name of the pod.
+        name: String,
+        /// UID of the pod.
+        uid: String,
     },
     /// Write our part of the VM's status.
     WriteStatus(Box<StatusWanted>),
@@ -151,10 +159,7 @@ fn delete(view: &View) -> Vec<Action> {
         wanted.placement = Some(PlacementStatus { epoch: found.1, ..Default::default() });
         return vec![Action::WriteStatus(Box::new(wanted))];
     }
-    let on_no_host = status
-        .placement
-        .as_ref()
-        .is_some_and(|placement| placement.release == Release::Stop && status.released_epoch == Some(placement.epoch));
+    let on_no_host = placement::is_on_no_host(&status);
     match status.node_name.as_deref() {
         Some(node) if !released && view.hosts.is_gone_for_good(node) => {
             wanted.host_released = Some(Wanted::yes(

@@ -6,6 +6,7 @@ pub mod candidates;
 pub mod decide;
 pub mod disks;
 pub mod domains;
+pub mod eviction;
 pub mod observe;
 pub mod pauses;
 pub mod placement;
@@ -35,7 +36,7 @@ pub async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result
         context.pod_pauses.forget(view.uid());
     }
     set_pauses(context, &mut view);
-    if let Some(pod) = placement::evicted(&view) {
+    if let Some(pod) = eviction::evicted(&view) {
         let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
         // Without an answer the eviction goes on as one: a VM that should leave its node must not wait for this.
         view.namespace_ends = write::is_namespace_ending(&pods, pod).await.unwrap_or_else(|error| {

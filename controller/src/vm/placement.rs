@@ -1,21 +1,18 @@
 //! Where a VM runs: the placement pod, the hand-over between hosts, and the word that a host may start it. Pure.
 
-use std::sync::Arc;
-
-use k8s_openapi::api::core::v1::Pod;
 use kubevmm_api::condition::{READY, SCHEDULED, Wanted};
 use kubevmm_api::vm::{LastPowerRequest, PlacementStatus, PowerAction, PowerResult, Release};
-use kubevmm_api::{VirtualMachineDisk, VirtualMachineStatus, names, power};
+use kubevmm_api::{VirtualMachineStatus, names, power};
 
 use crate::object::{enumerate, is_deleting, name, uid};
 use crate::vm::candidates::Refusal;
 use crate::vm::decide::{Action, delete_pod, delete_pods, host_lost, is_leaving_soon};
-use crate::vm::disks::{Disks, is_shared, move_to, names_of, pinned_to};
+use crate::vm::disks::{Disks, move_to, names_of, pinned_to};
 use crate::vm::domains::{check_domains, check_reports, held_with_higher_epoch};
 use crate::vm::pod::{Phase, build, is_outdated, phase};
 use crate::vm::status::Shown;
 use crate::vm::view::View;
-use crate::vm::{attempt, observe};
+use crate::vm::{attempt, eviction, observe};
 
 /// Where a VM shall be, and what brings it there.
 #[derive(Debug)]
@@ -91,10 +88,18 @@ pub fn decide(view: &View, disks: &Disks) -> Placing {
 
 /// The last host has stopped and undefined the domain on request.
 pub fn is_on_no_host(status: &VirtualMachineStatus) -> bool {
-    status
-        .placement
-        .as_ref()
-        .is_some_and(|placement| placement.release == Release::Stop && status.released_epoch == Some(placement.epoch))
+    // A host that was asked to halt the VM before has answered for this epoch already, and still has the domain.
+    gave_up(status, Release::Stop) && status.domain.is_none()
+}
+
+/// The last host has halted the VM on request: the domain is off, and stays defined there.
+fn is_halted(status: &VirtualMachineStatus) -> bool {
+    gave_up(status, Release::Halt) && !status.is_active()
+}
+
+fn gave_up(status: &VirtualMachineStatus, what: Release) -> bool {
+    let placement = status.placement.as_ref();
+    placement.is_some_and(|placement| placement.release == what && status.released_epoch == Some(placement.epoch))
 }
 
 /// Why a VM that is placed and does not run must not start: a host tells of a domain that stands in the way, such as the
@@ -164,9 +169,12 @@ fn placed_on(
     mut placing: Placing,
 ) -> Placing {
     let mut current = status.placement.clone().unwrap_or_default();
-    if current.release == Release::Stop {
-        placing.scheduled = Wanted::no(SCHEDULED, "Moving", format!("the host {node} is giving the VM up"));
-        if is_on_no_host(status) {
+    if current.release != Release::None {
+        placing.scheduled = match current.release {
+            Release::Halt => eviction::halting(node, None),
+            _ => Wanted::no(SCHEDULED, "Moving", format!("the host {node} is giving the VM up")),
+        };
+        if is_on_no_host(status) || is_halted(status) {
             placing.after = delete_pods(view);
             placing.placement = Some(PlacementStatus { pod_name: None, pod_uid: None, confirmed: None, ..current });
         }
@@ -193,7 +201,7 @@ fn placed_on(
         placing.placement = Some(current.clone());
     }
     match phase {
-        Phase::Leaving(why) => leave(view, disks, pod, node, &why, placing),
+        Phase::Leaving(why) => eviction::leave(view, disks, pod, node, &why, placing),
         Phase::Ended(why) => {
             placing.after.push(delete_pod(pod, Some(why.clone())));
             if !active {
@@ -256,54 +264,6 @@ fn make_again(view: &View, epoch: i64, node: &str, active: bool, mut placing: Pl
     match build(view, epoch, &[node.to_owned()], None) {
         Ok(pod) => placing.before.push(Action::CreatePod(Box::new(pod))),
         Err(error) => placing.scheduled = Wanted::no(SCHEDULED, "SpecIncomplete", error.to_string()),
-    }
-    placing
-}
-
-/// The placement pod of a placed VM that somebody else has deleted, while nothing is done about it yet. On a host that is
-/// silent nothing is done, nor for a VM that is only observed by now.
-pub fn evicted(view: &View) -> Option<&Pod> {
-    if view.vm.spec.observed().is_some() {
-        return None;
-    }
-    let status =
-        view.vm.status.as_ref().filter(|status| status.node_name.as_deref().is_some_and(|n| view.hosts.is_live(n)))?;
-    let placement = status.placement.as_ref().filter(|placement| placement.release == Release::None)?;
-    let pod = view.pod(placement.pod_name.as_deref()?)?;
-    (!is_deleting(view.vm.as_ref()) && is_deleting(pod)).then_some(pod)
-}
-
-/// Somebody wants the VM off its node.
-fn leave(view: &View, disks: &Disks, pod: &Pod, node: &str, why: &str, mut placing: Placing) -> Placing {
-    if view.namespace_ends {
-        // The VM itself is deleted only when no pod is left in the namespace.
-        if let Some(placement) = &mut placing.placement {
-            placement.release = Release::Stop;
-        }
-        let message = format!("the namespace is being deleted: the host {node} stops the VM");
-        placing.scheduled = Wanted::no(SCHEDULED, "NamespaceTerminating", message);
-        return placing;
-    }
-    let local: Vec<Arc<VirtualMachineDisk>> =
-        disks.held.iter().flatten().filter(|disk| !is_shared(view, disk)).cloned().collect();
-    let imported = view.home().is_some();
-    if disks.held.is_some() && local.is_empty() && !imported {
-        if let Some(placement) = &mut placing.placement {
-            placement.release = Release::Stop;
-        }
-        placing.scheduled = Wanted::no(SCHEDULED, "Moving", format!("{why}: the VM leaves the host {node}"));
-        return placing;
-    }
-    let reason = match local.is_empty() {
-        _ if imported => "it is an imported one".to_owned(),
-        true => disks.condition.message.clone(),
-        false => format!("the disks {} lie in pools of this host alone", enumerate(&names_of(&local))),
-    };
-    placing.scheduled =
-        Wanted::yes(SCHEDULED, "EvacuationBlocked", format!("{why}, but the VM stays on the host {node}: {reason}"));
-    let ended = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    if matches!(ended, Some("Failed" | "Succeeded")) && pod.metadata.deletion_timestamp.is_none() {
-        placing.after.push(delete_pod(pod, Some(why.to_owned())));
     }
     placing
 }

@@ -14,6 +14,7 @@ use kubevmm_api::effective::{self, EffectiveSpec, MergeError};
 use kubevmm_api::{EXTERNAL, LABEL_EPOCH, LABEL_VM, LABEL_VM_UID, names, overhead};
 
 use crate::object::{controlled_by, is_controlled_by};
+use crate::vm::eviction;
 use crate::vm::view::View;
 
 /// Volume that brings the Secret of the user data to the node.
@@ -185,7 +186,6 @@ fn tolerations(mut wanted: Vec<Toleration>) -> Vec<Toleration> {
             ..Default::default()
         });
     }
-    wanted
     // Other pods stay away from a host that has no kubelet.
     wanted.push(Toleration {
         key: Some(EXTERNAL.into()),
@@ -193,6 +193,7 @@ fn tolerations(mut wanted: Vec<Toleration>) -> Vec<Toleration> {
         effect: Some("NoSchedule".into()),
         ..Default::default()
     });
+    wanted
 }
 
 /// Where a pod has got to.
@@ -232,6 +233,9 @@ pub fn phase(pod: &Pod) -> Phase {
     }
     if ended || pod.metadata.deletion_timestamp.is_some() {
         return Phase::Ended(status.message.or(status.reason).unwrap_or_else(|| "the placement pod ended".into()));
+    }
+    if let Some(why) = eviction::asked(pod) {
+        return Phase::Leaving(why.to_owned());
     }
     let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) else {
         let refused =

@@ -143,7 +143,7 @@ pub fn transitions(before: &VirtualMachineStatus, after: &VirtualMachineStatus) 
         if same || PASSING.contains(&new.reason.as_str()) || new.reason == "DisksNotReady" {
             continue;
         }
-        let quiet = matches!(new.reason.as_str(), "Moving");
+        let quiet = matches!(new.reason.as_str(), "Moving" | "Evicted");
         let loud = matches!(new.reason.as_str(), "EvacuationBlocked" | "HeldElsewhere" | "HostOutOfService");
         events.push(Transition {
             warning: loud || (new.status != "True" && !quiet),

@@ -43,7 +43,7 @@ pub struct View {
     pub pause_image: String,
     /// Why the next placement pod is not due yet: reason and message.
     pub pod_pause: Option<(&'static str, String)>,
-    /// The namespace is being deleted, as far as it was asked: see [`crate::vm::placement::evicted`].
+    /// The namespace is being deleted, as far as it was asked: see [`crate::vm::eviction::evicted`].
     pub namespace_ends: bool,
     /// Why the API server has refused a disk of the VM, while it is not asked again.
     pub disk_refused: Option<String>,

@@ -48,6 +48,7 @@ impl Task {
             Step::Mark => self.mark().await,
             Step::Revert => self.revert().await,
             Step::ReportReleased => self.report_released().await,
+            Step::ReportHalted => self.report_halted(),
             Step::ReportGone => {
                 if self.remove_seed().await {
                     self.own.host_released = true;
@@ -157,10 +158,20 @@ impl Task {
         self.note_done("StopFailed", done);
     }
 
+    fn epoch(&self) -> Option<i64> {
+        self.vm.status.as_ref().and_then(|status| Some(status.placement.as_ref()?.epoch))
+    }
+
+    fn report_halted(&mut self) {
+        if let Some(epoch) = self.epoch() {
+            self.note_released(epoch);
+            let message = format!("the VM is off, and waits until node {} takes VMs again", self.hands.node);
+            self.event(false, "Release", "Stopped", message);
+        }
+    }
+
     async fn report_released(&mut self) {
-        let Some(epoch) = self.vm.status.as_ref().and_then(|status| Some(status.placement.as_ref()?.epoch)) else {
-            return;
-        };
+        let Some(epoch) = self.epoch() else { return };
         if self.remove_seed().await {
             self.note_released(epoch);
             self.event(false, "Release", "Released", format!("nothing of the VM is left on node {}", self.hands.node));

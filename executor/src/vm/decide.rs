@@ -116,6 +116,8 @@ pub(super) enum Step {
     Revert,
     /// Note in the status that this epoch has been given up.
     ReportReleased,
+    /// Note in the status that the domain of this epoch is off, and is not started again.
+    ReportHalted,
     /// Remove what is left of a deleted VM, and say so.
     ReportGone,
 }
@@ -204,6 +206,11 @@ pub(super) fn next(view: &View<'_>) -> Step {
     }
     if let Seen::Existing(existing) = view.seen {
         return take_over(view, existing);
+    }
+    if placement.release == Release::Halt
+        && let Some(step) = halt(view, &placement)
+    {
+        return step;
     }
     if let Some(result) = answer(&vm.spec, status, view.seen.is_active(), memory) {
         return Step::Answer(result);
@@ -324,7 +331,8 @@ fn waits(view: &View<'_>) -> Option<Step> {
 fn start(view: &View<'_>, placement: &PlacementStatus) -> Step {
     let memory = view.memory;
     let confirmed = placement.confirmed.is_some() && placement.confirmed.as_deref() == view.session;
-    if placement.pod_name.is_none() || !confirmed || memory.migrated.is_some() || placement.epoch <= memory.released {
+    let waits_for_host = placement.pod_name.is_none() || placement.release != Release::None;
+    if waits_for_host || !confirmed || memory.migrated.is_some() || placement.epoch <= memory.released {
         return Step::Rest(Phase::Scheduling, None);
     }
     if let Some(until) = memory.starts.wait(view.now) {
@@ -333,18 +341,30 @@ fn start(view: &View<'_>, placement: &PlacementStatus) -> Step {
     waits(view).unwrap_or(Step::Start)
 }
 
+/// Stop, and say so. What is off is that of this VM still: its power requests are answered.
+fn halt(view: &View<'_>, placement: &PlacementStatus) -> Option<Step> {
+    match view.seen {
+        // It could not be started again.
+        Seen::Ours(found) if found.state.is_active() && !view.moved.is_empty() => Some(rest(view, found.state)),
+        Seen::Ours(found) if found.state.is_active() => Some(stop(view, is_stop_forced(view))),
+        _ if view.status.released_epoch != Some(placement.epoch) => Some(Step::ReportHalted),
+        _ => None,
+    }
+}
+
 /// Stop, undefine, then `then`.
 fn leave_host(view: &View<'_>, then: Step) -> Step {
     match view.seen {
-        Seen::Ours(found) if found.state.is_active() => {
-            let force = pending(&view.vm.spec, view.status)
-                .is_some_and(|request| request.force && request.action == PowerAction::Stop);
-            stop(view, force)
-        }
+        Seen::Ours(found) if found.state.is_active() => stop(view, is_stop_forced(view)),
         Seen::Ours(_) => tried_again(view).unwrap_or(Step::Undefine),
         // What is not ours stays.
         _ => tried_again(view).unwrap_or(then),
     }
+}
+
+/// The power request that waits does not give the guest its time.
+fn is_stop_forced(view: &View<'_>) -> bool {
+    pending(&view.vm.spec, view.status).is_some_and(|request| request.force && request.action == PowerAction::Stop)
 }
 
 fn stop(view: &View<'_>, force: bool) -> Step {

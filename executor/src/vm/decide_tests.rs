@@ -207,6 +207,20 @@ fn a_released_vm_is_stopped_undefined_and_reported() {
 }
 
 #[test]
+fn a_halted_vm_is_stopped_and_stays_defined() {
+    let halt = |case: Case| case.placement(|p| p.release = Release::Halt);
+    let halted = |case: Case| halt(case).status(|s| s.released_epoch = Some(2));
+    assert_eq!(halt(always().running()).step(), Step::AskGuest);
+    assert_eq!(halt(always().seen(DomainState::Shutoff)).step(), Step::ReportHalted);
+    assert_eq!(halt(always()).step(), Step::ReportHalted);
+    assert_eq!(halt(always()).status(|s| s.released_epoch = Some(1)).step(), Step::ReportHalted);
+    assert_eq!(halted(always().seen(DomainState::Shutoff)).phase(), Phase::Scheduling, "it is not started");
+    assert_eq!(halted(always().running()).step(), Step::AskGuest, "whoever started it");
+    let stop = vm("{runStrategy: Manual, powerRequest: {id: a, action: Stop}}").seen(DomainState::Shutoff);
+    assert_eq!(halted(stop).step(), Step::Answer(PowerResult::AlreadyDone), "requests are answered");
+}
+
+#[test]
 fn power_requests() {
     let manual = |action: &str| vm(&format!("{{runStrategy: Manual, powerRequest: {{id: a, action: {action}}}}}"));
     let done = |case: Case| case.memory(|m, _| m.acted_for = Some("a".into()));
@@ -321,6 +335,8 @@ fn a_moved_disk_is_not_left_behind() {
     assert_eq!(leaves(DomainState::Running).phase(), Phase::Running, "nor on this host");
     assert_eq!(leaves(DomainState::Shutoff).phase(), Phase::Stopped);
     assert_eq!(leaves(DomainState::Shutoff).deleting().step(), Step::Undefine);
+    let halts = moved(always().running()).placement(|placement| placement.release = Release::Halt);
+    assert_eq!(halts.phase(), Phase::Running, "it could not be started again");
     assert_eq!(moved(always().running()).phase(), Phase::Running, "what runs goes on");
     let mut restart = always().running();
     restart.vm.spec.power_request = serde_yaml_ng::from_str("{id: r, action: Restart}").unwrap();

@@ -204,6 +204,28 @@ async fn a_release_is_reported_and_then_the_lease_renewed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_halted_vm_keeps_its_domain_and_goes_on_with_its_next_placement() {
+    let story = Story::of(vm("{runStrategy: Manual, memory: {size: 1Gi}, powerRequest: {id: a, action: Start}}", 1));
+    story.pass(1.0).await;
+    story.fake.done();
+    let placement = |change: fn(&mut PlacementStatus)| {
+        story.change(|vm| change(vm.status.as_mut().unwrap().placement.as_mut().unwrap()));
+    };
+    placement(|placement| placement.release = Release::Halt);
+    story.pass(120.0).await;
+    let done = story.fake.done();
+    assert!(!done.contains(&"undefine") && !done.contains(&"remove seed"), "{done:?}");
+    assert_eq!((story.fake.state(), story.fake.status().released_epoch), (Some(DomainState::Shutoff), Some(1)));
+    // Whatever the API server says, it is not started at this epoch again.
+    placement(|placement| placement.release = Release::None);
+    story.pass(60.0).await;
+    assert_eq!(story.fake.state(), Some(DomainState::Shutoff));
+    placement(|placement| placement.epoch = 2);
+    story.pass(60.0).await;
+    assert_eq!(story.fake.state(), Some(DomainState::Running));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_manual_vm_that_moves_goes_on_elsewhere() {
     let story = Story::of(vm("{runStrategy: Manual, memory: {size: 1Gi}, powerRequest: {id: a, action: Start}}", 1));
     story.pass(1.0).await;

@@ -336,9 +336,9 @@ impl Task {
         }
         let reason = self.memory.ended(request.as_deref(), Instant::now());
         let moves = self.vm.metadata.deletion_timestamp.is_none()
-            && status.placement.as_ref().is_some_and(|placement| placement.release == Release::Stop);
+            && status.placement.as_ref().is_some_and(|placement| placement.release != Release::None);
         let request_id = if moves {
-            // The VM goes on elsewhere: the request that started it still counts.
+            // The VM goes on elsewhere, or later: the request that started it still counts.
             status.last_stop.and_then(|stop| stop.request_id)
         } else {
             status.last_power_request.map(|last| last.id)

@@ -1,6 +1,7 @@
 //! The placement of a VM as a table: what is, and the exact steps that follow.
 
 mod disks;
+mod evictions;
 mod imported;
 mod moves;
 mod observe;
@@ -155,6 +156,7 @@ fn outcome(view: &View) -> (Vec<String>, Option<StatusWanted>) {
                         if why { ", which failed" } else { "" }
                     )
                 }
+                Action::ForgetEviction { uid, .. } => format!("forget the eviction of {uid}"),
                 Action::WriteStatus(wanted) => {
                     status = Some(*wanted);
                     return None;

@@ -1,7 +1,7 @@
 //! Evictions, hand-over, lost hosts and deletion.
 
 use super::*;
-use crate::vm::placement::evicted;
+use crate::vm::eviction::evicted;
 
 #[test]
 fn a_newer_domain_elsewhere_is_taken_as_it_is() {
@@ -154,29 +154,6 @@ fn a_pod_that_is_simply_gone_is_made_again_where_the_vm_is() {
     let collected = "phase: Failed, conditions: [{type: DisruptionTarget, status: 'True', reason: DeletionByPodGC}]";
     let collected = pod(1, "nodeName: a", collected);
     assert_eq!(outcome(&view("", &placed(ACTIVE)).pods(&[collected])).0, ["delete pod-1, which failed"]);
-}
-
-#[test]
-fn an_eviction_moves_a_vm_on_shared_storage() {
-    let evicted =
-        "phase: Running, conditions: [{type: DisruptionTarget, status: 'True', reason: EvictionByEvictionAPI}]";
-    let held = || view(DISK, &placed(ACTIVE)).shared().disk(disk("", &format!("{HELD}, volumeName: v, nodeName: a")));
-    let (steps, status) = outcome(&held().pods(&[pod(1, "nodeName: a", evicted)]));
-    assert_eq!((steps, placement(&status).release, scheduled(&status).1), (vec![], Release::Stop, "Moving"));
-    let moving = placed("").replace("confirmed: a_1", "confirmed: a_1, release: Stop");
-    let (steps, status) = outcome(&view("", &format!("{moving} releasedEpoch: 1")).pods(&[running(1, "a")]));
-    assert_eq!(steps, ["delete pod-1"]);
-    assert_eq!(placement(&status), PlacementStatus { epoch: 1, release: Release::Stop, ..Default::default() });
-    let next = "nodeName: a, placement: {epoch: 1, release: Stop}, releasedEpoch: 1";
-    assert_eq!(outcome(&view("", next)).0, ["create pod 2 for a b"]);
-}
-
-#[test]
-fn an_eviction_never_stops_a_vm_with_local_data() {
-    let (steps, status) = outcome(&view(DISK, &placed(ACTIVE)).disk(disk("", HELD)).pods(&[leaving(1, "a", 90)]));
-    assert_eq!((steps, placement(&status).release), (vec![], Release::None));
-    assert_eq!((scheduled(&status).0, scheduled(&status).1), (Some(true), "EvacuationBlocked"));
-    assert_eq!(outcome(&view(DISK, &placed(ACTIVE)).disk(disk("", HELD))).0, ["create pod 1 for a"]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! VMs that observe a domain.
 
 use super::*;
-use crate::vm::placement::evicted;
+use crate::vm::eviction::evicted;
 
 const UUID: &str = "0a000000-0000-4000-8000-000000000001";
 const OBSERVE: &str = "management: Observe, existingDomain: {nodeName: a, uuid: 0a000000-0000-4000-8000-000000000001}";

@@ -1,0 +1,127 @@
+//! Who leaves its node when asked to, how, and who stays.
+
+use super::*;
+use crate::vm::eviction::{Verdict, verdict};
+use crate::vm::{disks, pod as pods};
+
+const EVICTED: &str = "EvictionByEvictionAPI";
+const PREEMPTED: &str = "PreemptionByScheduler";
+
+/// As [`running`], with the condition that says why it is to go.
+fn disrupted(reason: &str) -> Arc<Pod> {
+    let conditions = format!("[{{type: DisruptionTarget, status: 'True', reason: {reason}}}]");
+    pod(1, "nodeName: a", &format!("phase: Running, conditions: {conditions}"))
+}
+
+/// As [`running`], with the mark of the webhook.
+fn asked() -> Arc<Pod> {
+    let mut pod = running(1, "a");
+    let mark = (kubevmm_api::EVICT.to_owned(), "admin wants h1 empty".to_owned());
+    Arc::make_mut(&mut pod).metadata.annotations = Some([mark].into());
+    pod
+}
+
+/// A VM with a disk, which runs on a.
+fn with_disk(spec: &str) -> View {
+    let comma = if spec.is_empty() { "" } else { ", " };
+    let own = disk("", &format!("{HELD}, volumeName: v, nodeName: a"));
+    view(&format!("{DISK}{comma}{spec}"), &placed(ACTIVE)).disk(own)
+}
+
+const SHUTDOWN: &str = "evictionStrategy: Shutdown";
+const BLOCK: &str = "evictionStrategy: Block";
+
+#[test]
+fn who_leaves_and_who_stays() {
+    let table = [
+        ("", true, Release::Stop, "Moving"),
+        ("", false, Release::None, "EvacuationBlocked"),
+        (SHUTDOWN, true, Release::Stop, "Moving"),
+        (SHUTDOWN, false, Release::Halt, "Evicted"),
+        (BLOCK, true, Release::None, "EvacuationBlocked"),
+        (BLOCK, false, Release::None, "EvacuationBlocked"),
+    ];
+    for (spec, shared, release, reason) in table {
+        let vm = || if shared { with_disk(spec).shared() } else { with_disk(spec) };
+        for pod in [disrupted(EVICTED), leaving(1, "a", 90), asked()] {
+            let forgets = release == Release::None && pods::phase(&pod) == pods::phase(&asked());
+            let (steps, status) = outcome(&vm().pods(&[pod]));
+            assert_eq!((placement(&status).release, scheduled(&status).1), (release, reason), "{spec} {shared}");
+            let expected: &[&str] = if forgets { &["forget the eviction of pod-1"] } else { &[] };
+            assert_eq!(steps, expected, "{spec} {shared}");
+        }
+    }
+}
+
+#[test]
+fn a_preempted_vm_is_stopped_whatever_its_strategy() {
+    for spec in ["", SHUTDOWN, BLOCK] {
+        let preempted = || disrupted(PREEMPTED);
+        let (_, status) = outcome(&with_disk(spec).shared().pods(&[preempted()]));
+        assert_eq!(placement(&status).release, Release::Stop, "{spec}");
+        let (_, status) = outcome(&with_disk(spec).pods(&[preempted()]));
+        assert_eq!(placement(&status).release, Release::Halt, "{spec}");
+    }
+}
+
+#[test]
+fn who_stays_says_the_way_out() {
+    let says = |view: View| match verdict(&view, &disks::decide(&view), false) {
+        Verdict::Stay(why) => why,
+        other => panic!("{other:?}"),
+    };
+    let local = says(with_disk(""));
+    assert!(local.contains("the disks data lie in pools of this host alone"), "{local}");
+    assert!(local.contains("set spec.evictionStrategy to Shutdown"), "{local}");
+    let blocked = says(with_disk(BLOCK));
+    assert!(blocked.contains("spec.evictionStrategy is Block"), "{blocked}");
+}
+
+#[test]
+fn a_vm_that_has_left_gives_its_pod_up_and_is_placed_anew() {
+    let moving = placed("").replace("confirmed: a_1", "confirmed: a_1, release: Stop");
+    let (steps, status) = outcome(&view("", &format!("{moving} releasedEpoch: 1")).pods(&[asked()]));
+    assert_eq!(steps, ["delete pod-1"]);
+    assert_eq!(placement(&status), PlacementStatus { epoch: 1, release: Release::Stop, ..Default::default() });
+    let next = "nodeName: a, placement: {epoch: 1, release: Stop}, releasedEpoch: 1";
+    assert_eq!(outcome(&view("", next)).0, ["create pod 2 for a b"]);
+}
+
+/// A VM with local data that its host was asked to halt.
+fn halting(more: &str) -> String {
+    placed(more).replace("confirmed: a_1", "confirmed: a_1, release: Halt")
+}
+
+const OFF: &str = "domain: {name: shop.web, uuid: u, epoch: 1, state: Shutoff}, releasedEpoch: 1";
+
+#[test]
+fn a_halted_vm_waits_for_its_own_host() {
+    let halt = |status: &str, pods: &[Arc<Pod>]| {
+        let own = disk("", &format!("{HELD}, volumeName: v, nodeName: a"));
+        outcome(&view(&format!("{DISK}, {SHUTDOWN}"), status).disk(own).pods(pods))
+    };
+    let (steps, status) = halt(&halting(ACTIVE), &[asked()]);
+    assert_eq!((steps, scheduled(&status).1), (vec![], "Evicted"), "the guest has its time");
+    let (steps, _) = halt(&halting(&format!("{ACTIVE}, releasedEpoch: 1")), &[asked()]);
+    assert_eq!(steps, Vec::<String>::new(), "somebody has started it");
+    let (steps, status) = halt(&halting(OFF), &[asked()]);
+    assert_eq!(steps, ["delete pod-1"]);
+    assert_eq!(placement(&status), PlacementStatus { epoch: 1, release: Release::Halt, ..Default::default() });
+    let next = format!("nodeName: a, placement: {{epoch: 1, release: Halt}}, {OFF}");
+    assert_eq!(halt(&next, &[]).0, ["create pod 2 for a"], "nowhere else");
+    let (_, status) = halt(&next, &[running(2, "a")]);
+    let again = placement(&status);
+    assert_eq!((again.epoch, again.release, again.confirmed.as_deref()), (2, Release::None, Some("a_1")));
+}
+
+#[test]
+fn a_halted_vm_that_may_move_by_now_is_given_up_first() {
+    let on_b = |status: &str| outcome(&view("", status).pods(&[running(2, "b")])).1;
+    let status = on_b(&format!("nodeName: a, placement: {{epoch: 1, release: Halt}}, {OFF}"));
+    assert_eq!((placement(&status).epoch, placement(&status).release), (1, Release::Stop));
+    // Its host has answered for this epoch, but has the domain still.
+    let status = on_b(&format!("nodeName: a, placement: {{epoch: 1, release: Stop}}, {OFF}"));
+    assert_eq!((placement(&status).epoch, status.unwrap().node_name.as_deref()), (1, Some("a")));
+    let status = on_b("nodeName: a, placement: {epoch: 1, release: Stop}, releasedEpoch: 1");
+    assert_eq!(status.unwrap().node_name.as_deref(), Some("b"));
+}
