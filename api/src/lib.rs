@@ -16,6 +16,7 @@ pub mod effective;
 pub mod fit;
 pub mod hypervisor;
 pub mod image;
+pub mod liveness;
 pub mod names;
 pub mod network;
 pub mod overhead;
