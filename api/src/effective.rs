@@ -16,7 +16,8 @@ use crate::vm::{CloudInit, Disk, DiskBus, NicModel, VirtualMachineSpec};
 
 pub use difference::differences;
 
-/// CPU that the scheduler reserves for a virtual CPU, in thousandths, where nothing else is said.
+/// CPU that the scheduler reserves for a virtual CPU, in thousandths, where neither a VM nor the controller's settings say
+/// otherwise.
 pub const DEFAULT_MILLIS_PER_CPU: u64 = 100;
 /// Digits of a digest that is compared, not trusted.
 const DIGEST_CHARS: usize = 16;
@@ -216,12 +217,17 @@ fn cpu_request(vm: &VirtualMachineSpec, class: Option<&VirtualMachineClassSpec>)
     vm.cpu.as_ref().and_then(|c| c.request.clone()).or_else(|| class?.cpu.as_ref()?.request.clone())
 }
 
-/// CPU that the scheduler reserves for the VM, in thousandths.
-pub fn cpu_request_millis(vm: &VirtualMachineSpec, class: Option<&VirtualMachineClassSpec>) -> Result<u64, MergeError> {
+/// CPU that the scheduler reserves for the VM, in thousandths: `millis_per_vcpu` for each virtual CPU, when neither the VM
+/// nor its class says it.
+pub fn cpu_request_millis(
+    vm: &VirtualMachineSpec,
+    class: Option<&VirtualMachineClassSpec>,
+    millis_per_vcpu: u64,
+) -> Result<u64, MergeError> {
     let cores = vm.cpu.as_ref().and_then(|c| c.cores).or_else(|| class?.cpu.as_ref()?.cores).unwrap_or(1);
     match cpu_request(vm, class) {
         Some(request) => request.millis().map_err(|e| MergeError::Quantity("spec.cpu.request", e)),
-        None => Ok(u64::from(cores) * DEFAULT_MILLIS_PER_CPU),
+        None => Ok(u64::from(cores) * millis_per_vcpu),
     }
 }
 
@@ -261,8 +267,8 @@ mod tests {
         let spec = vm("{className: c, cpu: {cores: 2}}");
         let merged = merge("web", "uid", &spec, Some(&class()), None).unwrap();
         assert_eq!((merged.cores, merged.memory.0.as_str()), (2, "4Gi"));
-        assert_eq!(cpu_request_millis(&spec, Some(&class())), Ok(2000), "the class's request stays");
-        assert_eq!(cpu_request_millis(&vm("{cpu: {cores: 3}}"), None), Ok(300));
+        assert_eq!(cpu_request_millis(&spec, Some(&class()), 100), Ok(2000), "the class's request stays");
+        assert_eq!(cpu_request_millis(&vm("{cpu: {cores: 3}}"), None, 100), Ok(300));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
 use kubevmm_api::common::{ImageKind, NetworkKind};
-use kubevmm_api::effective;
+use kubevmm_api::{VirtualMachineImageStatus, effective};
 
 use crate::disk::decide::{existing_volume, volume_name};
 use crate::events::{Events, Notices};
@@ -15,7 +15,7 @@ use crate::lease::Proof;
 use crate::object::{is_deleting, uid};
 use crate::queue::Queue;
 use crate::vm::pauses::Pauses;
-use crate::vm::view::{View, default_pools};
+use crate::vm::view::{Image, View, default_pools};
 use crate::world::World;
 
 /// Clients, mirrors and settings.
@@ -40,6 +40,8 @@ pub struct Context {
     pub cluster_id: String,
     /// Image of the placement pods.
     pub pause_image: String,
+    /// CPU that is requested for each virtual CPU of a VM that does not say it, in thousandths.
+    pub millis_per_vcpu: u64,
 }
 
 impl Context {
@@ -72,8 +74,8 @@ impl Context {
         let templates = spec.disks.iter().filter_map(|disk| disk.template.as_ref()?.source.image.as_ref());
         let sources = disks.iter().filter_map(|disk| disk.spec.source.image.as_ref());
         let images = templates.chain(sources).filter_map(|image| {
-            let leaving = self.image_is_leaving(namespace, image.kind, &image.name)?;
-            Some(((image.kind, image.name.clone()), leaving))
+            let found = self.image(namespace, image.kind, &image.name)?;
+            Some(((image.kind, image.name.clone()), found))
         });
         let images = images.collect();
         let networks = spec.networks.iter().filter_map(|nic| nic.network.as_ref());
@@ -92,6 +94,7 @@ impl Context {
             pods: world.pods_of(namespace, &vm_uid),
             hosts: world.hosts(),
             pause_image: self.pause_image.clone(),
+            millis_per_vcpu: self.millis_per_vcpu,
             pod_pause: None,
             namespace_ends: false,
             disk_refused: None,
@@ -105,16 +108,20 @@ impl Context {
         default_pools(pools.iter().map(AsRef::as_ref))
     }
 
-    /// Whether the image is being deleted, when there is one.
-    fn image_is_leaving(&self, namespace: &str, kind: ImageKind, image: &str) -> Option<bool> {
+    /// The image, when there is one.
+    fn image(&self, namespace: &str, kind: ImageKind, image: &str) -> Option<Image> {
+        let facts = |leaving: bool, status: Option<&VirtualMachineImageStatus>| {
+            let size = status.and_then(|status| status.virtual_size.as_ref()?.bytes().ok());
+            Some(Image { leaving, size })
+        };
         match kind {
             ImageKind::VirtualMachineImage => {
                 let image = self.world.images.get(&ObjectRef::new(image).within(namespace))?;
-                Some(is_deleting(image.as_ref()))
+                facts(is_deleting(image.as_ref()), image.status.as_ref())
             }
             ImageKind::ClusterVirtualMachineImage => {
                 let image = self.world.cluster_images.get(&ObjectRef::new(image))?;
-                Some(is_deleting(image.as_ref()))
+                facts(is_deleting(image.as_ref()), image.status.as_ref())
             }
         }
     }

@@ -52,6 +52,8 @@ const WORKERS: usize = 16;
 pub struct Options {
     /// Image of the placement pods.
     pub pause_image: String,
+    /// CPU that is requested for each virtual CPU of a VM that does not say it, in thousandths.
+    pub millis_per_vcpu: u64,
     /// Duration of the controller's Lease.
     pub lease_duration: Duration,
     /// Name of the controller's pod.
@@ -107,6 +109,7 @@ async fn act(client: Client, options: Options, lease: lease::Proof) -> Error {
         disk_pauses: vm::pauses::Pauses::default(),
         cluster_id,
         pause_image: options.pause_image,
+        millis_per_vcpu: options.millis_per_vcpu,
     });
     for _ in 0..WORKERS {
         tasks.spawn(work(Arc::clone(&context)));

@@ -34,6 +34,15 @@ struct Arguments {
     /// Image of the placement pods
     #[arg(long, env = "KUBEVMM_PAUSE_IMAGE", value_name = "IMAGE")]
     pause_image: String,
+    /// CPU that is requested for each virtual CPU of a VM which does not say it, nor its class: 1 for no overcommit
+    #[arg(
+        long,
+        env = "KUBEVMM_CPU_REQUEST_PER_VCPU",
+        default_value = "100m",
+        value_name = "QUANTITY",
+        value_parser = millis
+    )]
+    cpu_request_per_vcpu: u64,
     /// How long the controller's Lease lasts without being renewed
     #[arg(long, default_value_t = 15, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(3..=600))]
     lease_duration_seconds: u64,
@@ -43,6 +52,14 @@ struct Arguments {
     /// Form of the log on standard error
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+}
+
+/// Reads CPU such as 100m or 1, in thousandths.
+fn millis(text: &str) -> Result<u64, String> {
+    match kubevmm_api::Quantity(text.into()).millis().map_err(|error| error.to_string())? {
+        millis @ 1..=1000 => Ok(millis),
+        _ => Err("must be between 1m and 1: a virtual CPU takes no more than one of the host".into()),
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -76,8 +93,20 @@ async fn main() -> anyhow::Result<()> {
         .context("no way to the API server: run in a pod with a ServiceAccount, or set KUBECONFIG")?;
     let options = Options {
         pause_image: arguments.pause_image,
+        millis_per_vcpu: arguments.cpu_request_per_vcpu,
         lease_duration: Duration::from_secs(arguments.lease_duration_seconds),
         pod_name: arguments.pod_name,
     };
     run(client, options, stop).await.context("the controller ends")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_is_given_as_a_quantity() {
+        assert_eq!((millis("100m"), millis("1"), millis("0.25")), (Ok(100), Ok(1000), Ok(250)));
+        assert!(millis("0").is_err() && millis("2").is_err() && millis("x").is_err());
+    }
 }

@@ -177,11 +177,11 @@ fn check_source(view: &View, disk: &VirtualMachineDisk, at: &str) -> Result<Stri
     let stored = disk.metadata.uid.is_some();
     match &disk.spec.source.image {
         // A stored disk keeps its image from going; a new one comes too late.
-        Some(image) if !stored && view.image_is_leaving(image) == Some(true) => Err((
+        Some(image) if !stored && view.image(image).is_some_and(|image| image.leaving) => Err((
             "ImageNotFound",
             format!("{at}.source.image: the {:?} {} is being deleted: name another one", image.kind, image.name),
         )),
-        Some(image) if !provisioned && view.image_is_leaving(image).is_none() => {
+        Some(image) if !provisioned && view.image(image).is_none() => {
             Err(("ImageNotFound", format!("{at}.source.image: there is no {:?} {}: create it", image.kind, image.name)))
         }
         _ => Ok(pool),

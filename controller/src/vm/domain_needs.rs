@@ -51,7 +51,9 @@ fn firmware(os: &Value) -> Option<&'static str> {
     }
     let asked = list(child(os, "firmware"), "features")
         .chain(list(os.get("<firmware>").unwrap_or(&Value::Null), "features"))
-        .any(|feature| text(child(feature, "name")).as_deref() == Some("secure-boot") && is_on(child(feature, "enabled")));
+        .any(|feature| {
+            text(child(feature, "name")).as_deref() == Some("secure-boot") && is_on(child(feature, "enabled"))
+        });
     Some(if asked || is_on(child(child(os, "loader"), "secure")) { "uefi-secure-boot" } else { "uefi" })
 }
 
@@ -178,7 +180,8 @@ mod tests {
         assert_eq!(firmware("{firmware: efi}").as_deref(), Some("uefi"));
         let secure = "{firmware: efi, <firmware>: {features: [{enabled: true, name: secure-boot}]}}";
         assert_eq!(firmware(secure).as_deref(), Some("uefi-secure-boot"));
-        let lax = "{firmware: efi, <firmware>: {features: [{enabled: false, name: secure-boot}, {enabled: true, name: x}]}}";
+        let lax =
+            "{firmware: efi, <firmware>: {features: [{enabled: false, name: secure-boot}, {enabled: true, name: x}]}}";
         assert_eq!(firmware(lax).as_deref(), Some("uefi"));
         assert_eq!(firmware("{firmware: efi, loader: {secure: true}}").as_deref(), Some("uefi-secure-boot"));
         assert_eq!(firmware("{loader: {secure: true, type: pflash, value: /x}}"), None, "a file of the host");
@@ -219,7 +222,9 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_needs_nothing() {
-        for odd in ["devices: 7", "devices: {hostdevs: {type: pci}}", "cpu: [1]", "os: x", "devices: {hostdevs: [1, {}]}"] {
+        for odd in
+            ["devices: 7", "devices: {hostdevs: {type: pci}}", "cpu: [1]", "os: x", "devices: {hostdevs: [1, {}]}"]
+        {
             assert_eq!(needs(odd), Requirements::default(), "{odd}");
         }
     }

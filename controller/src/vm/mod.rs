@@ -1,16 +1,19 @@
 //! VirtualMachine: disks, placement, hand-over, deletion.
 
+pub mod affinity;
 pub mod apply;
 pub mod attempt;
 pub mod candidates;
 pub mod decide;
 pub mod disks;
+pub mod domain_needs;
 pub mod domains;
 pub mod eviction;
 pub mod observe;
 pub mod pauses;
 pub mod placement;
 pub mod pod;
+pub mod requirements;
 pub mod status;
 pub mod view;
 

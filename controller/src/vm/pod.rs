@@ -3,18 +3,21 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Affinity, Capabilities, Container, Lifecycle, LifecycleHandler, NodeAffinity, NodeSelector,
-    NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSecurityContext, PodSpec, PreferredSchedulingTerm,
-    ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, SleepAction, Toleration, Volume,
-    VolumeMount,
+    Capabilities, Container, Lifecycle, LifecycleHandler, Pod, PodSecurityContext, PodSpec, ResourceRequirements,
+    SeccompProfile, SecretVolumeSource, SecurityContext, SleepAction, Toleration, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::ObjectMeta;
 use kubevmm_api::effective::{self, EffectiveSpec, MergeError};
-use kubevmm_api::{EXTERNAL, LABEL_EPOCH, LABEL_VM, LABEL_VM_UID, names, overhead};
+use kubevmm_api::requirements::{REQUIREMENTS, Requirements};
+use kubevmm_api::vm::Placement;
+use kubevmm_api::{EXTERNAL, LABEL_EPOCH, LABEL_VM, LABEL_VM_UID, names};
+use serde::Serialize;
 
 use crate::object::{controlled_by, is_controlled_by};
+use crate::vm::affinity::affinity;
 use crate::vm::eviction;
+use crate::vm::requirements::{self, requirements};
 use crate::vm::view::View;
 
 /// Volume that brings the Secret of the user data to the node.
@@ -41,11 +44,9 @@ pub fn merged(view: &View) -> Result<EffectiveSpec, MergeError> {
 /// The placement pod of the VM at `epoch`, for one of `hosts`; `prefer` is where the VM was last.
 pub fn build(view: &View, epoch: i64, hosts: &[String], prefer: Option<&str>) -> Result<Pod, MergeError> {
     let vm = &view.vm.spec;
-    let effective = merged(view)?;
+    let needs = requirements(view, &merged(view)?)?;
     let class = view.class.as_deref().map(|class| &class.spec);
-    let millis = effective::cpu_request_millis(vm, class)?;
-    let memory = effective.memory.bytes().map_err(|e| MergeError::Quantity("spec.memory.size", e))?;
-    let memory = memory.saturating_add(overhead::bytes(memory, effective.cores));
+    let millis = effective::cpu_request_millis(vm, class, view.millis_per_vcpu)?;
     let grace = vm.termination_grace_period_seconds;
     let placement = vm.placement.clone().unwrap_or_default();
     let secret = vm.cloud_init.as_ref().and_then(|init| init.user_data_secret_name.clone());
@@ -56,14 +57,14 @@ pub fn build(view: &View, epoch: i64, hosts: &[String], prefer: Option<&str>) ->
         ..Default::default()
     });
     let spec = PodSpec {
-        affinity: Some(affinity(hosts, prefer)),
+        affinity: affinity(placement.affinity.clone(), hosts, prefer),
         automount_service_account_token: Some(false),
-        containers: vec![container(view, millis, memory, grace, volume.is_some())],
+        containers: vec![container(view, &needs, millis, grace, volume.is_some())],
         // The pod asks no name server: it needs none of the cluster's.
         dns_policy: Some("Default".into()),
         enable_service_links: Some(false),
-        node_selector: (!placement.node_selector.is_empty()).then_some(placement.node_selector),
-        priority_class_name: placement.priority_class_name,
+        node_selector: (!placement.node_selector.is_empty()).then(|| placement.node_selector.clone()),
+        priority_class_name: placement.priority_class_name.clone(),
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
             run_as_user: Some(65534),
@@ -72,17 +73,23 @@ pub fn build(view: &View, epoch: i64, hosts: &[String], prefer: Option<&str>) ->
             ..Default::default()
         }),
         termination_grace_period_seconds: Some(grace + 30),
-        tolerations: Some(tolerations(placement.tolerations)),
+        tolerations: Some(tolerations(placement.tolerations.clone())),
+        topology_spread_constraints: (!placement.topology_spread_constraints.is_empty())
+            .then(|| placement.topology_spread_constraints.clone()),
         volumes: volume.map(|volume| vec![volume]),
         ..Default::default()
     };
-    let hash = names::short_hash(&serde_json::to_string(&spec).unwrap_or_default(), 16);
+    let annotations = [
+        (SPEC_HASH, names::short_hash(&json_of(&(&spec, &needs)), 16)),
+        (ASKED_HASH, asked(&spec, &placement, &needs)),
+        (REQUIREMENTS, needs.to_annotation()),
+    ];
     Ok(Pod {
         metadata: ObjectMeta {
             name: Some(names::placement_pod(view.name(), view.uid(), epoch)),
             namespace: Some(view.namespace().to_owned()),
             labels: Some(labels(view, epoch)),
-            annotations: Some(BTreeMap::from([(SPEC_HASH.to_owned(), hash), (ASKED_HASH.to_owned(), asked(&spec))])),
+            annotations: Some(annotations.map(|(key, value)| (key.to_owned(), value)).into()),
             owner_references: Some(vec![controlled_by(view.vm.as_ref(), false)]),
             ..Default::default()
         },
@@ -92,10 +99,14 @@ pub fn build(view: &View, epoch: i64, hosts: &[String], prefer: Option<&str>) ->
 }
 
 /// A hash of what of a pod follows from the VM and decides where it can run and what it brings there.
-fn asked(spec: &PodSpec) -> String {
-    let requests = spec.containers.first().and_then(|container| container.resources.as_ref());
-    let asked = (requests, &spec.node_selector, &spec.priority_class_name, &spec.tolerations, &spec.volumes);
-    names::short_hash(&serde_json::to_string(&asked).unwrap_or_default(), 16)
+fn asked(spec: &PodSpec, placement: &Placement, needs: &Requirements) -> String {
+    let resources = spec.containers.first().and_then(|container| container.resources.as_ref());
+    let asked = (resources, placement, &spec.tolerations, &spec.volumes, requirements::asked(needs));
+    names::short_hash(&json_of(&asked), 16)
+}
+
+fn json_of(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
 }
 
 /// Whether the VM asks for something else by now than the pod that it was placed with. While the spec cannot be read, it
@@ -120,16 +131,22 @@ fn labels(view: &View, epoch: i64) -> BTreeMap<String, String> {
     labels
 }
 
-fn container(view: &View, millis: u64, memory: u64, grace: i64, secret: bool) -> Container {
-    let requests = BTreeMap::from([
-        ("cpu".to_owned(), Quantity(format!("{millis}m"))),
-        ("memory".to_owned(), Quantity(memory.to_string())),
-    ]);
+fn container(view: &View, needs: &Requirements, millis: u64, grace: i64, secret: bool) -> Container {
+    let list = |millis: u64| {
+        let memory = Quantity(needs.memory.to_string());
+        Some(BTreeMap::from([("cpu".into(), Quantity(format!("{millis}m"))), ("memory".into(), memory)]))
+    };
+    let resources = ResourceRequirements {
+        requests: list(millis),
+        // The most that the VM can take. Without limits, a LimitRange would set its own, which may be below the requests.
+        limits: list(millis.max(u64::from(needs.vcpus) * 1000)),
+        ..Default::default()
+    };
     Container {
         name: "pause".into(),
         image: Some(view.pause_image.clone()),
         image_pull_policy: Some("IfNotPresent".into()),
-        resources: Some(ResourceRequirements { requests: Some(requests), ..Default::default() }),
+        resources: Some(resources),
         // The kubelet brings only volumes that a container mounts.
         volume_mounts: secret.then(|| {
             vec![VolumeMount {
@@ -149,28 +166,6 @@ fn container(view: &View, millis: u64, memory: u64, grace: i64, secret: bool) ->
             capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
             read_only_root_filesystem: Some(true),
             ..Default::default()
-        }),
-        ..Default::default()
-    }
-}
-
-fn affinity(hosts: &[String], prefer: Option<&str>) -> Affinity {
-    let term = |host: &str| NodeSelectorTerm {
-        match_fields: Some(vec![NodeSelectorRequirement {
-            key: "metadata.name".into(),
-            operator: "In".into(),
-            values: Some(vec![host.to_owned()]),
-        }]),
-        match_expressions: None,
-    };
-    let preferred = prefer.filter(|host| hosts.iter().any(|candidate| candidate == host) && hosts.len() > 1);
-    Affinity {
-        node_affinity: Some(NodeAffinity {
-            required_during_scheduling_ignored_during_execution: Some(NodeSelector {
-                node_selector_terms: hosts.iter().map(|host| term(host)).collect(),
-            }),
-            preferred_during_scheduling_ignored_during_execution: preferred
-                .map(|host| vec![PreferredSchedulingTerm { weight: 100, preference: term(host) }]),
         }),
         ..Default::default()
     }

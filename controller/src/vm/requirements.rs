@@ -55,14 +55,8 @@ pub fn memory(spec: &EffectiveSpec) -> Result<u64, MergeError> {
 /// A hash of what follows from the VM and not from what becomes of its disks: another one asks for another host.
 pub fn asked(needs: &Requirements) -> String {
     let pools = needs.pools.iter().map(|pool| PoolNeed { bytes: 0, ..pool.clone() }).collect();
-    let asked = Requirements {
-        home: None,
-        last_node: None,
-        pools,
-        local_disks: vec![],
-        images: vec![],
-        ..needs.clone()
-    };
+    let asked =
+        Requirements { home: None, last_node: None, pools, local_disks: vec![], images: vec![], ..needs.clone() };
     names::short_hash(&asked.to_annotation(), 16)
 }
 
@@ -71,7 +65,9 @@ fn disks(view: &View) -> Vec<Arc<VirtualMachineDisk>> {
     let mut disks: Vec<Arc<VirtualMachineDisk>> = Vec::new();
     for disk in &view.vm.spec.disks {
         let found = view.disks.get(&effective::disk_name(view.name(), disk));
-        disks.extend(found.filter(|found| disks.iter().all(|known| name(known.as_ref()) != name(found.as_ref()))).cloned());
+        disks.extend(
+            found.filter(|found| disks.iter().all(|known| name(known.as_ref()) != name(found.as_ref()))).cloned(),
+        );
     }
     disks
 }

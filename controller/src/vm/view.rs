@@ -33,20 +33,31 @@ pub struct View {
     pub networks: BTreeMap<String, Arc<VirtualMachineNetwork>>,
     /// Cluster networks, by name.
     pub cluster_networks: BTreeMap<String, Arc<ClusterVirtualMachineNetwork>>,
-    /// Images that the disks of the VM name and that exist; whether each is being deleted.
-    pub images: BTreeMap<(ImageKind, String), bool>,
+    /// Images that the disks of the VM name and that exist.
+    pub images: BTreeMap<(ImageKind, String), Image>,
     /// The VM's placement pods: in its namespace, and controlled by it.
     pub pods: Vec<Arc<Pod>>,
     /// The hosts.
     pub hosts: Arc<Hosts>,
     /// Image of the placement pods.
     pub pause_image: String,
+    /// CPU that is requested for each virtual CPU of a VM that does not say it, in thousandths.
+    pub millis_per_vcpu: u64,
     /// Why the next placement pod is not due yet: reason and message.
     pub pod_pause: Option<(&'static str, String)>,
     /// The namespace is being deleted, as far as it was asked: see [`crate::vm::eviction::evicted`].
     pub namespace_ends: bool,
     /// Why the API server has refused a disk of the VM, while it is not asked again.
     pub disk_refused: Option<String>,
+}
+
+/// What counts of an image.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Image {
+    /// It is being deleted.
+    pub leaving: bool,
+    /// Bytes of the disk that it holds, once that is known.
+    pub size: Option<u64>,
 }
 
 impl View {
@@ -85,8 +96,8 @@ impl View {
         self.pods.iter().map(AsRef::as_ref).find(|candidate: &&Pod| name(*candidate) == pod)
     }
 
-    /// Whether an image is being deleted, when there is one.
-    pub fn image_is_leaving(&self, image: &ImageRef) -> Option<bool> {
+    /// The image, when there is one.
+    pub fn image(&self, image: &ImageRef) -> Option<Image> {
         self.images.get(&(image.kind, image.name.clone())).copied()
     }
 

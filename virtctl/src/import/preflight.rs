@@ -135,7 +135,7 @@ fn taken(subject: &Preflight<'_>, status: &VirtualMachineStatus) -> Vec<String> 
             .push("nobody starts it with the host any more: set spec.runStrategy to Always where it should run".into());
     }
     let found = &subject.adoption.found;
-    let millis = effective::cpu_request_millis(spec, None).unwrap_or_default();
+    let millis = effective::cpu_request_millis(spec, None, effective::DEFAULT_MILLIS_PER_CPU).unwrap_or_default();
     lines.push(format!(
         "while it runs, a pod reserves {} of memory, what QEMU needs besides, and {millis}m of CPU on the node {}, and \
          counts in the quota of the namespace",

@@ -6,6 +6,7 @@ mod imported;
 mod moves;
 mod observe;
 mod placement;
+mod requirements;
 mod status;
 
 use std::collections::BTreeMap;
@@ -51,6 +52,7 @@ fn view(spec: &str, status: &str) -> View {
         pods: vec![],
         hosts: Arc::new(hosts(&[("a", POOL), ("b", POOL)])),
         pause_image: "pause".into(),
+        millis_per_vcpu: 100,
         pod_pause: None,
         namespace_ends: false,
         disk_refused: None,

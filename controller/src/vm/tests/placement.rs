@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::PodStatus;
 use kubevmm_api::overhead;
+use kubevmm_api::requirements::{REQUIREMENTS, Requirements};
 
 use super::*;
 use crate::vm::pod::{build, is_placement_pod};
@@ -267,16 +268,24 @@ fn our_own_deletion_of_a_pod_is_no_eviction() {
 #[test]
 fn the_placement_pod_is_what_the_scheduler_and_the_node_need() {
     let spec = "cpu: {cores: 2}, terminationGracePeriodSeconds: 60, cloudInit: {userDataSecretName: s}, \
-                placement: {nodeSelector: {disk: ssd}, priorityClassName: high, tolerations: [{key: t, operator: Exists}]}";
+                placement: {nodeSelector: {disk: ssd}, priorityClassName: high, tolerations: [{key: t, operator: Exists}], \
+                affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [{topologyKey: h}]}}, \
+                topologySpreadConstraints: [{maxSkew: 1, topologyKey: h, whenUnsatisfiable: DoNotSchedule}]}";
     let mut view = view(spec, "");
     Arc::make_mut(&mut view.vm).metadata.labels = Some(BTreeMap::from([("app".into(), "web".into())]));
     let actions = decide(&view);
     let Some(Action::CreatePod(pod)) = actions.first() else { panic!("{actions:?}") };
     let spec = serde_json::to_value(pod.spec.as_ref().unwrap()).unwrap();
+    let memory = ((256_u64 << 20) + overhead::bytes(256 << 20, 2)).to_string();
     assert_eq!(
-        spec["containers"][0]["resources"]["requests"],
-        json!({"cpu": "200m", "memory": ((256_u64 << 20) + overhead::bytes(256 << 20, 2)).to_string()})
+        spec["containers"][0]["resources"],
+        json!({"requests": {"cpu": "200m", "memory": memory}, "limits": {"cpu": "2000m", "memory": memory}})
     );
+    let needs = Requirements::parse(&pod.annotations()[REQUIREMENTS]).unwrap();
+    assert_eq!((needs.vcpus, needs.memory.to_string()), (2, memory));
+    let alone = &spec["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
+    assert_eq!(alone[0]["topologyKey"], "h");
+    assert_eq!(spec["topologySpreadConstraints"][0]["whenUnsatisfiable"], "DoNotSchedule");
     assert_eq!(spec["terminationGracePeriodSeconds"], 90);
     assert_eq!(spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"], 75);
     assert_eq!(
@@ -295,6 +304,20 @@ fn the_placement_pod_is_what_the_scheduler_and_the_node_need() {
     assert_eq!(spec["securityContext"]["runAsNonRoot"], true);
     assert_eq!((pod.labels()["app"].as_str(), pod.labels()[kubevmm_api::LABEL_VM].as_str()), ("web", "web"));
     assert_eq!(pod.owner_references()[0].controller, Some(true));
+}
+
+#[test]
+fn what_is_not_said_of_cpu_is_a_setting() {
+    let requests = |spec: &str, millis: u64| {
+        let mut view = view(spec, "");
+        view.millis_per_vcpu = millis;
+        let pod = build(&view, 1, &[], None).unwrap();
+        let resources = pod.spec.unwrap().containers.remove(0).resources.unwrap();
+        [resources.requests, resources.limits].map(|list| list.unwrap()["cpu"].0.clone())
+    };
+    assert_eq!(requests("cpu: {cores: 4}", 250), ["1000m", "4000m"]);
+    assert_eq!(requests("cpu: {cores: 4, request: 500m}", 250), ["500m", "4000m"], "the VM says it");
+    assert_eq!(requests("cpu: {request: 2}", 250), ["2000m", "2000m"], "a limit is never below the request");
 }
 
 #[test]
