@@ -49,6 +49,14 @@ pub enum Error {
         /// Its version now.
         now: String,
     },
+    /// The webhook of evictions cannot be offered.
+    #[error("cannot {action} the webhook of evictions: {why}; the controller is started again by its Deployment")]
+    Webhook {
+        /// What was tried: `listen as`.
+        action: &'static str,
+        /// What is said of it.
+        why: String,
+    },
     /// A watch ended that is renewed for ever.
     #[error("the watch of {0} ended: the controller is started again by its Deployment")]
     WatchEnded(&'static str),
@@ -58,6 +66,11 @@ impl Error {
     /// Wraps an error of the client.
     pub fn api(action: &'static str, object: impl Into<String>, source: kube::Error) -> Self {
         Self::Api { action, object: object.into(), source: Box::new(source) }
+    }
+
+    /// Wraps an error of the webhook's parts.
+    pub fn webhook(action: &'static str, why: impl std::fmt::Display) -> Self {
+        Self::Webhook { action, why: why.to_string() }
     }
 
     /// The API server's answer, when there was one.

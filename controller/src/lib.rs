@@ -22,6 +22,7 @@ pub mod object;
 pub mod pool;
 pub mod queue;
 pub mod vm;
+pub mod webhook;
 pub mod world;
 pub mod write;
 
@@ -42,6 +43,7 @@ use crate::error::Error;
 use crate::events::Events;
 use crate::key::Key;
 use crate::queue::Queue;
+use crate::webhook::answer::OwnPod;
 use crate::world::{OnChange, World};
 
 /// Objects that are worked on at the same time.
@@ -58,6 +60,10 @@ pub struct Options {
     pub lease_duration: Duration,
     /// Name of the controller's pod.
     pub pod_name: Option<String>,
+    /// Name of that pod's node.
+    pub node_name: Option<String>,
+    /// Port of the webhook of evictions; 0 for none.
+    pub webhook_port: u16,
 }
 
 /// Waits for the Lease, then acts until `stop` resolves. Ends with an error when the Lease is lost.
@@ -99,7 +105,7 @@ async fn act(client: Client, options: Options, lease: lease::Proof) -> Error {
         });
     }
     let context = Arc::new(Context {
-        events: Events::start(client.clone(), options.pod_name),
+        events: Events::start(client.clone(), options.pod_name.clone()),
         client,
         lease,
         world,
@@ -113,6 +119,10 @@ async fn act(client: Client, options: Options, lease: lease::Proof) -> Error {
     });
     for _ in 0..WORKERS {
         tasks.spawn(work(Arc::clone(&context)));
+    }
+    if options.webhook_port != 0 {
+        let own = options.pod_name.zip(options.node_name).map(|(pod, node)| OwnPod { pod, node });
+        tasks.spawn(webhook::run(context, own, options.webhook_port));
     }
     match tasks.join_next().await {
         Some(Ok(error)) => error,

@@ -14,6 +14,7 @@
 //! | (core) | pods | get list watch create patch delete | cluster |
 //! | (core) | nodes | get list watch | cluster |
 //! | (core) | namespaces, only kube-system | get | cluster |
+//! | admissionregistration.k8s.io | validatingwebhookconfigurations, only kubevmm-eviction | get list watch patch | cluster |
 //! | events.k8s.io | events | create patch | cluster |
 //! | coordination.k8s.io | leases | get list watch create | namespace kubevmm-system |
 //! | coordination.k8s.io | leases, only kubevmm-controller | update | namespace kubevmm-system |
@@ -49,6 +50,12 @@ struct Arguments {
     /// Name of this pod, for Events and the Lease
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pod_name: Option<String>,
+    /// Name of this pod's node, which the controller leaves after its VMs
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    node_name: Option<String>,
+    /// Port of the webhook that the API server asks before a placement pod is evicted; 0 for none
+    #[arg(long, default_value_t = 9443, value_name = "PORT")]
+    webhook_port: u16,
     /// Form of the log on standard error
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -96,6 +103,8 @@ async fn main() -> anyhow::Result<()> {
         millis_per_vcpu: arguments.cpu_request_per_vcpu,
         lease_duration: Duration::from_secs(arguments.lease_duration_seconds),
         pod_name: arguments.pod_name,
+        node_name: arguments.node_name,
+        webhook_port: arguments.webhook_port,
     };
     run(client, options, stop).await.context("the controller ends")
 }

@@ -3,6 +3,8 @@
 use super::*;
 use crate::vm::eviction::{Verdict, verdict};
 use crate::vm::{disks, pod as pods};
+use crate::webhook::answer;
+use crate::webhook::review::Answer;
 
 const EVICTED: &str = "EvictionByEvictionAPI";
 const PREEMPTED: &str = "PreemptionByScheduler";
@@ -124,4 +126,67 @@ fn a_halted_vm_that_may_move_by_now_is_given_up_first() {
     assert_eq!((placement(&status).epoch, status.unwrap().node_name.as_deref()), (1, Some("a")));
     let status = on_b("nodeName: a, placement: {epoch: 1, release: Stop}, releasedEpoch: 1");
     assert_eq!(status.unwrap().node_name.as_deref(), Some("b"));
+}
+
+/// The VM's pod, as its VM controls it.
+fn controlled(mut pod: Arc<Pod>) -> Arc<Pod> {
+    Arc::make_mut(&mut pod).metadata.owner_references =
+        Some(vec![crate::object::controlled_by(view("", "").vm.as_ref(), false)]);
+    pod
+}
+
+/// Whether the VM is asked to leave, and the words of the answer.
+fn says(view: &View) -> (bool, String) {
+    match answer::decide(view, &controlled(running(1, "a")), false) {
+        answer::Outcome { evicts, answer: Answer::Later(why) } => (evicts, why),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_eviction_is_answered_before_the_vm_has_left() {
+    let (evicts, why) = says(&with_disk("").shared());
+    let expected =
+        "VirtualMachine shop/web is being shut down to leave node a; kubectl drain tries again until it has left";
+    assert_eq!((evicts, why.as_str()), (true, expected));
+    let moving = placed(ACTIVE).replace("confirmed: a_1", "confirmed: a_1, release: Stop");
+    assert_eq!(says(&view("", &moving)), (false, expected.into()), "it leaves already");
+    let (evicts, why) = says(&with_disk(SHUTDOWN));
+    assert!(evicts && why.contains("it is started there again when the node takes VMs again"), "{why}");
+    let (evicts, why) = says(&with_disk(""));
+    assert!(!evicts && why.contains("VirtualMachine shop/web stays on node a: the disks data lie"), "{why}");
+    let (evicts, why) = says(&view("runStrategy: Halted", &placed(ACTIVE)));
+    assert!(!evicts && why.contains("is being shut down"), "{why}");
+    let (evicts, why) = says(&view("", &placed(ACTIVE)).deleting());
+    assert!(!evicts && why.contains("is being deleted"), "{why}");
+    let mut lost = hosts(&[("a", POOL), ("b", POOL)]);
+    testing::lose(&mut lost, "a");
+    let (evicts, why) = says(&view("", &placed(ACTIVE)).on(lost));
+    assert!(!evicts && why.contains("whose executor does not answer"), "{why}");
+}
+
+#[test]
+fn a_pod_that_nothing_runs_by_is_evicted_like_any_other() {
+    let own = || controlled(running(1, "a"));
+    let allowed = |view: &View, pod: &Pod| {
+        let allow = answer::Outcome { evicts: false, answer: Answer::Allow };
+        assert_eq!(answer::decide(view, pod, false), allow);
+    };
+    allowed(&view("", &placed(ACTIVE)), &running(1, "a"));
+    allowed(&view("", ""), &own());
+    allowed(&view("", &placed(ACTIVE)), &controlled(running(2, "b")));
+    allowed(&view("runStrategy: Halted", &placed("")), &own());
+}
+
+#[test]
+fn a_dry_run_tells_what_would_be_and_asks_for_nothing() {
+    let answer = |view: &View| answer::decide(view, &controlled(running(1, "a")), true);
+    let would = |what: &str| answer::Outcome {
+        evicts: false,
+        answer: Answer::Warn(format!("VirtualMachine shop/web would be shut down{what}")),
+    };
+    assert_eq!(answer(&with_disk("").shared()), would(" to leave node a"));
+    let again = would(", and started on node a again when it takes VMs again");
+    assert_eq!(answer(&with_disk(SHUTDOWN)), again);
+    assert!(matches!(answer(&with_disk("")).answer, Answer::Later(_)));
 }
