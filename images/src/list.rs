@@ -14,6 +14,9 @@ pub(crate) struct List {
     pub(crate) suite: String,
     pub(crate) keep: Vec<String>,
     pub(crate) files: Vec<File>,
+    /// Images of the manifests that others build.
+    #[serde(default)]
+    pub(crate) elsewhere: Vec<String>,
     pub(crate) images: Vec<Image>,
 }
 
@@ -80,6 +83,11 @@ impl List {
         Ok(list)
     }
 
+    /// The names of all images that the manifests use.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        self.images.iter().map(|image| &image.name).chain(&self.elsewhere).map(String::as_str).collect()
+    }
+
     /// The images with these names, or all of them.
     pub(crate) fn select(&self, names: &[String]) -> Result<Vec<&Image>, Error> {
         if names.is_empty() {
@@ -114,7 +122,7 @@ mod tests {
     fn the_projects_own_list_is_valid() {
         let list = List::parse(IMAGES).unwrap();
         let names: Vec<_> = list.images.iter().map(|image| image.name.as_str()).collect();
-        assert_eq!(names, ["controller", "executor", "pause"]);
+        assert_eq!(names, ["controller", "executor", "scheduler-extender", "pause"]);
         for pattern in list.keep.iter() {
             glob::Pattern::new(pattern).unwrap();
         }
@@ -155,9 +163,12 @@ mod tests {
     #[test]
     fn selects_by_name() {
         let list = List::parse(IMAGES).unwrap();
-        assert_eq!(list.select(&[]).unwrap().len(), 3);
+        assert_eq!(list.select(&[]).unwrap().len(), 4);
         assert_eq!(list.select(&["pause".to_owned()]).unwrap()[0].program, "kubevmm-pause");
         let error = list.select(&["paws".to_owned()]).unwrap_err();
-        assert_eq!(error.to_string(), "no image is named paws; there are: controller, executor, pause");
+        assert_eq!(
+            error.to_string(),
+            "no image is named paws; there are: controller, executor, scheduler-extender, pause"
+        );
     }
 }

@@ -85,7 +85,7 @@ fn layers(list: &List, image: &Image) -> Result<Vec<Vec<u8>>> {
 }
 
 fn rename_in(directory: &Path, list: &List, registry: &Registry) -> Result<()> {
-    let images: Vec<_> = list.images.iter().map(|image| image.name.as_str()).collect();
+    let images = list.names();
     for entry in fs::read_dir(directory).with_context(|| directory.display().to_string())? {
         let file = entry?.path();
         if file.extension().is_none_or(|extension| extension != "yaml") {
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn the_committed_manifests_name_the_images_of_this_version() {
         let list = List::parse(list::IMAGES).unwrap();
-        let names: Vec<_> = list.images.iter().map(|image| image.name.as_str()).collect();
+        let names = list.names();
         let mut found = String::new();
         for entry in fs::read_dir(program::workspace().join("yamls")).unwrap() {
             let file = entry.unwrap().path();

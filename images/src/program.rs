@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn a_static_program_has_a_directory_of_its_own() {
         let list = List::parse(IMAGES).unwrap();
-        let [controller, _, pause] = &list.images[..] else { panic!("three images") };
+        let [controller, _, _, pause] = &list.images[..] else { panic!("four images") };
         assert!(path(controller).ends_with("release/kubevmm-controller"));
         assert!(path(pause).ends_with(format!("{}/release/kubevmm-pause", target())));
     }

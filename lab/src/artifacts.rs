@@ -12,7 +12,7 @@ use std::{
 use sha2::{Digest as _, Sha256};
 use tracing::info;
 
-use crate::{Error, Result, command, error::FileContext as _};
+use crate::{Error, Result, command, container_image, error::FileContext as _};
 
 mod debian;
 
@@ -37,6 +37,8 @@ const GUEST_FILES: &[(&str, &str)] = &[
     ("overlay/sbin/shutdown", include_str!("../guest/overlay/sbin/shutdown")),
 ];
 
+const SCHEDULER_IMAGE: &str = "kube-scheduler.tar";
+
 /// The components of a cluster that the one Kubernetes binary holds.
 const COMPONENTS: &[&str] =
     &["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kubelet"];
@@ -48,6 +50,8 @@ pub struct Artifacts {
     pub root: PathBuf,
     /// The directory of Kubernetes' programs.
     pub kubernetes: PathBuf,
+    /// The archive of an image of kube-scheduler.
+    pub scheduler_image: PathBuf,
     /// The guest image, a qcow2 file.
     pub guest_image: PathBuf,
 }
@@ -62,8 +66,9 @@ impl Artifacts {
             // The one waits for the network, the other for the processor.
             let debian = scope.spawn(|| Ok((root_file_system()?, guest_image()?)));
             let kubernetes = kubernetes()?;
+            let scheduler_image = scheduler_image(&kubernetes)?;
             let (root, guest_image) = join(debian)?;
-            Ok(Self { root, kubernetes, guest_image })
+            Ok(Self { root, kubernetes, scheduler_image, guest_image })
         })
     }
 
@@ -75,6 +80,7 @@ impl Artifacts {
         Ok(Self {
             root: path("root", &root_recipe())?,
             kubernetes: path("kubernetes", &kubernetes_recipe())?,
+            scheduler_image: path("scheduler", &scheduler_recipe())?.join(SCHEDULER_IMAGE),
             guest_image: path("guest", &guest_recipe())?.join("tiny.qcow2"),
         })
     }
@@ -227,6 +233,19 @@ fn kubernetes() -> Result<PathBuf> {
         }
         Ok(())
     })
+}
+
+fn scheduler_recipe() -> [&'static str; 4] {
+    // Its name, which has the project's version, is in the archive.
+    [GO_MOD, GO_SUM, GO_MAIN, env!("CARGO_PKG_VERSION")]
+}
+
+/// Kubernetes' scheduler as an image: other clusters have it in a registry.
+fn scheduler_image(kubernetes: &Path) -> Result<PathBuf> {
+    let dir = cached("scheduler", &scheduler_recipe(), |new, _| {
+        container_image::write_scheduler(&kubernetes.join("kube-scheduler"), &new.join(SCHEDULER_IMAGE))
+    })?;
+    Ok(dir.join(SCHEDULER_IMAGE))
 }
 
 /// The version of Kubernetes that go.mod asks for, for example `v1.36.3`.

@@ -1,4 +1,4 @@
-//! The image that every host has: busybox, also as the sandbox of pods.
+//! The images that every host has: busybox, also as the sandbox of pods, and Kubernetes' scheduler.
 
 use std::{
     fs,
@@ -15,6 +15,8 @@ use crate::{Result, error::FileContext as _};
 /// The sandbox image of the lab's containerd.
 pub(crate) const SANDBOX: &str = "localhost/pause:1";
 const NAMES: [&str; 2] = [SANDBOX, "localhost/busybox:1"];
+/// The name under which the project's manifests expect the scheduler of the cluster.
+const SCHEDULER: &str = concat!("kubevmm/kube-scheduler:", env!("CARGO_PKG_VERSION"));
 const APPLETS: &[&str] = &[
     "cat",
     "chmod",
@@ -49,14 +51,31 @@ const APPLETS: &[&str] = &[
     "wget",
 ];
 
-/// Writes the image as an archive that containerd imports, from a static busybox.
-pub(crate) fn write(busybox: &Path, archive: &Path) -> Result<()> {
+/// Writes busybox as an archive that containerd imports, from a static program.
+pub(crate) fn write_busybox(busybox: &Path, archive: &Path) -> Result<()> {
     let program = fs::read(busybox).file("read", busybox)?;
-    let archived = layer(&program).and_then(|layer| docker_archive(&layer)).file("write", archive)?;
-    fs::write(archive, archived).file("write", archive)
+    let command = ["/bin/sleep", "2147483647"];
+    let archived = busybox_layer(&program).and_then(|layer| docker_archive(&layer, &NAMES, &command));
+    fs::write(archive, archived.file("write", archive)?).file("write", archive)
 }
 
-fn layer(busybox: &[u8]) -> io::Result<Vec<u8>> {
+/// Writes the scheduler as such an archive, from the program that holds all components.
+pub(crate) fn write_scheduler(kubernetes: &Path, archive: &Path) -> Result<()> {
+    let program = fs::read(kubernetes).file("read", kubernetes)?;
+    let archived = program_layer(&program, "usr/local/bin/kube-scheduler")
+        .and_then(|layer| docker_archive(&layer, &[SCHEDULER], &["kube-scheduler"]));
+    fs::write(archive, archived.file("write", archive)?).file("write", archive)
+}
+
+/// A layer with one program, where Kubernetes' own images have theirs.
+fn program_layer(program: &[u8], path: &str) -> io::Result<Vec<u8>> {
+    let mut tar = Builder::new(Vec::new());
+    tar.append_data(&mut header(EntryType::Directory, 0o1777, 0), "tmp/", io::empty())?;
+    tar.append_data(&mut header(EntryType::Regular, 0o755, program.len()), path, program)?;
+    tar.into_inner()
+}
+
+fn busybox_layer(busybox: &[u8]) -> io::Result<Vec<u8>> {
     let mut tar = Builder::new(Vec::new());
     for (name, mode) in [("bin/", 0o755), ("tmp/", 0o1777)] {
         let mut header = header(EntryType::Directory, mode, 0);
@@ -69,18 +88,18 @@ fn layer(busybox: &[u8]) -> io::Result<Vec<u8>> {
     tar.into_inner()
 }
 
-fn docker_archive(layer: &[u8]) -> io::Result<Vec<u8>> {
+fn docker_archive(layer: &[u8], names: &[&str], command: &[&str]) -> io::Result<Vec<u8>> {
     let digest = |data: &[u8]| hex::encode(Sha256::digest(data));
     let config = json!({
         "architecture": "amd64",
         "os": "linux",
-        "config": {"Cmd": ["/bin/sleep", "2147483647"], "Env": ["PATH=/bin"]},
+        "config": {"Cmd": command, "Env": ["PATH=/usr/local/bin:/bin"]},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{}", digest(layer))]},
         "history": [{"created_by": "lab"}],
     })
     .to_string();
     let config_name = format!("{}.json", digest(config.as_bytes()));
-    let manifest = json!([{"Config": config_name, "RepoTags": NAMES, "Layers": ["layer.tar"]}]).to_string();
+    let manifest = json!([{"Config": config_name, "RepoTags": names, "Layers": ["layer.tar"]}]).to_string();
     let mut tar = Builder::new(Vec::new());
     for (name, data) in
         [(config_name.as_str(), config.as_bytes()), ("layer.tar", layer), ("manifest.json", manifest.as_bytes())]
@@ -107,9 +126,10 @@ mod tests {
 
     #[test]
     fn the_archive_names_its_layer_by_digest_and_is_the_same_each_time() {
-        let layer = layer(b"program").unwrap();
-        let archive = docker_archive(&layer).unwrap();
-        assert_eq!(archive, docker_archive(&layer).unwrap());
+        let layer = busybox_layer(b"program").unwrap();
+        let make = || docker_archive(&layer, &NAMES, &["/bin/sleep"]).unwrap();
+        let archive = make();
+        assert_eq!(archive, make());
         let mut config = String::new();
         let mut tar = tar::Archive::new(archive.as_slice());
         tar.entries().unwrap().next().unwrap().unwrap().read_to_string(&mut config).unwrap();

@@ -171,15 +171,22 @@ impl<'a> Host<'a> {
         command::output(self.enter()?.args(ctr).stdin(file)).map(drop)
     }
 
-    /// Puts the lab's own image into a new host.
-    pub(crate) fn import_own_image(&self, artifacts: &Artifacts) -> Result<()> {
-        let done = self.options.host_disk(self.name).join("image-imported");
+    /// Puts the lab's own images into a host that does not have them.
+    pub(crate) fn import_own_images(&self, artifacts: &Artifacts) -> Result<()> {
+        let busybox = self.options.host_dir(self.name).join("busybox.tar");
+        self.import_once("image-imported", || {
+            container_image::write_busybox(&artifacts.root.join("bin/busybox"), &busybox)?;
+            self.import(&busybox)
+        })?;
+        self.import_once("scheduler-imported", || self.import(&artifacts.scheduler_image))
+    }
+
+    fn import_once(&self, mark: &str, import: impl FnOnce() -> Result<()>) -> Result<()> {
+        let done = self.options.host_disk(self.name).join(mark);
         if done.exists() {
             return Ok(());
         }
-        let archive = self.options.host_dir(self.name).join("busybox.tar");
-        container_image::write(&artifacts.root.join("bin/busybox"), &archive)?;
-        self.import(&archive)?;
+        import()?;
         fs::write(&done, "").file("write", done)
     }
 

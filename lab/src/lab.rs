@@ -163,7 +163,7 @@ impl Lab {
         let host = self.host(name);
         self.boot_if_down(host)?;
         self.start_daemons(host, Some(Daemon::Kubelet))?;
-        host.import_own_image(&self.artifacts)
+        host.import_own_images(&self.artifacts)
     }
 
     fn boot_if_down(&self, host: Host<'_>) -> Result<()> {
