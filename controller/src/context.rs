@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
 use kubevmm_api::common::{ImageKind, NetworkKind};
-use kubevmm_api::{VirtualMachineImageStatus, effective};
+use kubevmm_api::{LABEL_VM, VirtualMachine, VirtualMachineImageStatus, effective};
 
 use crate::disk::decide::{existing_volume, volume_name};
 use crate::events::{Events, Notices};
@@ -15,6 +16,7 @@ use crate::lease::Proof;
 use crate::object::{is_deleting, uid};
 use crate::queue::Queue;
 use crate::vm::pauses::Pauses;
+use crate::vm::pod::{bound_at, node_of};
 use crate::vm::view::{Image, View, default_pools};
 use crate::world::World;
 
@@ -82,6 +84,7 @@ impl Context {
         let networks = networks
             .filter(|network| network.kind == NetworkKind::VirtualMachineNetwork)
             .filter_map(|network| world.networks.get(&ObjectRef::new(&network.name).within(namespace)));
+        let pods = world.pods_of(namespace, &vm_uid);
         Some(View {
             cluster_id: self.cluster_id.clone(),
             class,
@@ -91,8 +94,10 @@ impl Context {
             pools: world.pools.state().into_iter().map(|pool| (pool.name_any(), pool)).collect(),
             cluster_networks: world.cluster_networks.state().into_iter().map(|net| (net.name_any(), net)).collect(),
             images,
-            pods: world.pods_of(namespace, &vm_uid),
+            apart_from: self.apart_from(&vm, &pods),
+            pods,
             hosts: world.hosts(),
+            claims: world.claims(),
             pause_image: self.pause_image.clone(),
             millis_per_vcpu: self.millis_per_vcpu,
             pod_pause: None,
@@ -100,6 +105,29 @@ impl Context {
             disk_refused: None,
             vm,
         })
+    }
+
+    /// UIDs of the pods whose claims do not stand in the way of the VM with these pods. Of two that were given to one host
+    /// at the same time, one must go on: the VM that is placed there, or else the one whose pod was there first.
+    fn apart_from(&self, vm: &VirtualMachine, own: &[Arc<Pod>]) -> Vec<String> {
+        let mut apart: Vec<String> = own.iter().map(|pod| uid(pod.as_ref()).to_owned()).collect();
+        let is_placed =
+            vm.status.as_ref().is_some_and(|status| status.placement.as_ref().is_some_and(|p| p.pod_uid.is_some()));
+        let bound = own.iter().filter(|_| !is_placed).find_map(|pod| Some((node_of(pod)?, bound_at(pod))));
+        let Some((node, at)) = bound else { return apart };
+        let later = self.world.pods.state_filter(|pod| node_of(pod) == Some(node) && bound_at(pod) > at);
+        let unplaced = later.iter().filter(|pod| !self.is_placed_by(pod)).map(|pod| uid(pod.as_ref()).to_owned());
+        apart.extend(unplaced);
+        apart
+    }
+
+    /// Whether a VM has been placed where this pod is.
+    fn is_placed_by(&self, pod: &Pod) -> bool {
+        let name = pod.metadata.labels.as_ref().and_then(|labels| labels.get(LABEL_VM));
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let vm = name.and_then(|name| self.world.vms.get(&ObjectRef::new(name).within(namespace)));
+        let placement = vm.as_ref().and_then(|vm| vm.status.as_ref()?.placement.as_ref());
+        placement.is_some_and(|placement| placement.pod_uid.as_deref() == Some(uid(pod)))
     }
 
     /// Names of the default pools.

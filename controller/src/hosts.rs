@@ -6,6 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Node;
 use kubevmm_api::Hypervisor;
 use kubevmm_api::condition;
+use kubevmm_api::fit::Offer;
 use kubevmm_api::hypervisor::{DomainMark, HostDomain, HypervisorStatus};
 use kubevmm_api::liveness::Rewound;
 pub use kubevmm_api::liveness::{LeaseState, Source};
@@ -32,6 +33,8 @@ pub struct Host {
     pub name: String,
     /// Its Hypervisor object.
     pub hypervisor: Option<Arc<Hypervisor>>,
+    /// What that offers to VMs.
+    pub offer: Option<Arc<Offer>>,
     /// Its executor's Lease.
     pub lease: LeaseState,
     /// Its Node bears the taint out-of-service.

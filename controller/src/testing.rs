@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use kube::Resource;
 use kubevmm_api::Hypervisor;
+use kubevmm_api::fit::Offer;
 use serde::de::DeserializeOwned;
 
 use crate::hosts::{Host, Hosts, LeaseState};
@@ -29,6 +30,7 @@ pub(crate) fn hosts(list: &[(&str, &str)]) -> Hosts {
         ));
         let host = Host {
             name: (*name).into(),
+            offer: Some(Arc::new(Offer::of(&hypervisor))),
             hypervisor: Some(Arc::new(hypervisor)),
             lease: LeaseState { session: Some(format!("{name}_1")), renewed: true, expired: None },
             out_of_service: false,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, future::BoxFuture};
@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::runtime::reflector::{self, ObjectRef, Store, reflector, store::Writer};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
+use kubevmm_api::fit::{Claims, Offer};
 use kubevmm_api::{
     ClusterVirtualMachineImage, ClusterVirtualMachineNetwork, EXTERNAL, Hypervisor, LABEL_VM, LABEL_VM_UID,
     NODE_LEASE_NAMESPACE, SYSTEM_NAMESPACE, VirtualMachine, VirtualMachineClass, VirtualMachineDisk,
@@ -25,6 +26,7 @@ use crate::error::Error;
 use crate::hosts::{Host, Hosts, Liveness, Source, is_out_of_service};
 use crate::lease::LEASE_NAME;
 use crate::object::name;
+use crate::vm::candidates::count;
 use crate::vm::pod::is_placement_pod;
 
 /// The mirrored objects.
@@ -56,6 +58,9 @@ pub struct World {
     /// Of external hosts.
     node_leases: Leases,
     hosts: Mutex<Option<Arc<Hosts>>>,
+    /// What each Hypervisor offers, as long as it is the same object.
+    offers: Mutex<HashMap<String, Offered>>,
+    claims: Arc<RwLock<Claims>>,
 }
 
 /// The Leases of executors in one namespace.
@@ -78,6 +83,9 @@ impl Leases {
         drop(self.listed.subscribe().wait_for(|listed| *listed).await);
     }
 }
+
+/// What a Hypervisor offers, and the object that says so.
+type Offered = (Arc<Hypervisor>, Arc<Offer>);
 
 /// What has happened to the mirrored objects.
 #[derive(Debug)]
@@ -150,6 +158,8 @@ impl World {
             leases: Leases::new(SYSTEM_NAMESPACE, None),
             node_leases: Leases::new(NODE_LEASE_NAMESPACE, Some(EXTERNAL)),
             hosts: Mutex::default(),
+            offers: Mutex::default(),
+            claims: Arc::default(),
         });
         let plain = watcher::Config::default;
         let pods = plain().labels(LABEL_VM);
@@ -239,8 +249,17 @@ impl World {
                 });
             }
         }
+        let mut offers = lock(&self.offers);
+        let before = std::mem::take(&mut *offers);
         for hypervisor in self.hypervisors.state() {
-            host(&mut hosts, name(hypervisor.as_ref()), &|host| host.hypervisor = Some(Arc::clone(&hypervisor)));
+            let key = name(hypervisor.as_ref());
+            let known = before.get(key).filter(|(known, _)| Arc::ptr_eq(known, &hypervisor));
+            let offer = known.map_or_else(|| Arc::new(Offer::of(&hypervisor)), |(_, offer)| Arc::clone(offer));
+            host(&mut hosts, key, &|host| {
+                host.hypervisor = Some(Arc::clone(&hypervisor));
+                host.offer = Some(Arc::clone(&offer));
+            });
+            offers.insert(key.to_owned(), (hypervisor, offer));
         }
         for node in self.nodes.state() {
             host(&mut hosts, name(node.as_ref()), &|host| host.out_of_service = is_out_of_service(&node));
@@ -252,7 +271,19 @@ impl World {
         *lock(&self.hosts) = None;
     }
 
+    /// What the placed VMs have been promised.
+    pub fn claims(&self) -> Arc<RwLock<Claims>> {
+        Arc::clone(&self.claims)
+    }
+
+    /// Forgets the claims of pods that are gone without a word.
+    fn check_claims(&self) {
+        let there = self.pods.state().iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
+        self.claims.write().unwrap_or_else(PoisonError::into_inner).retain(&there);
+    }
+
     fn index_pod(&self, pod: &Pod, there: bool) {
+        count(&mut self.claims.write().unwrap_or_else(PoisonError::into_inner), pod, there);
         let Some(vm_uid) = pod.metadata.labels.as_ref().and_then(|labels| labels.get(LABEL_VM_UID)) else { return };
         let key = (pod.metadata.namespace.clone().unwrap_or_default(), name(pod).to_owned());
         let mut index = lock(&self.pods_by_vm);
@@ -298,6 +329,7 @@ where
                 Ok(watcher::Event::Init) => {}
                 Ok(watcher::Event::InitDone) => {
                     world.forget_hosts();
+                    world.check_claims();
                     on_change(Change::Everything);
                 }
                 Err(error) => tracing::warn!(kind, %error, "the watch failed; it starts again by itself"),

@@ -2,17 +2,19 @@
 
 use k8s_openapi::api::core::v1::Pod;
 use kubevmm_api::condition::{READY, SCHEDULED, Wanted};
+use kubevmm_api::effective::MergeError;
 use kubevmm_api::hypervisor::HostDomain;
 use kubevmm_api::vm::{PlacementStatus, Release};
 use kubevmm_api::{VirtualMachineStatus, names};
 
 use crate::object::{is_deleting, name, uid};
-use crate::vm::candidates::{Refusal, candidates};
+use crate::vm::candidates::{Fitting, Refusal, check_networks};
 use crate::vm::decide::{Action, delete_pod, delete_pod_at_once, is_leaving_at_once, is_leaving_soon};
 use crate::vm::disks::{Disks, move_to};
 use crate::vm::domains::{check_domains, check_reports};
 use crate::vm::placement::{Placing, confirm, is_on_no_host, placed};
-use crate::vm::pod::{Phase, build, differs, is_outdated, phase};
+use crate::vm::pod::{Phase, build, differs, is_outdated, merged, node_of, phase};
+use crate::vm::requirements::requirements;
 use crate::vm::status::Shown;
 use crate::vm::view::View;
 
@@ -87,11 +89,6 @@ pub fn decide(view: &View, disks: &Disks, status: &VirtualMachineStatus, mut pla
     }
 }
 
-/// The node that the scheduler has given the pod.
-fn node_of(pod: &Pod) -> Option<&str> {
-    pod.spec.as_ref()?.node_name.as_deref().filter(|node| !node.is_empty())
-}
-
 /// Deletion of a pod on which nothing was placed. On a host that is silent no kubelet would ever complete it.
 fn give_up(view: &View, pod: &Pod) -> Option<Action> {
     match node_of(pod) {
@@ -110,13 +107,19 @@ fn wanted_pod(
     if let Some(class) = view.vm.spec.class_name.as_deref().filter(|_| view.class.is_none()) {
         return Err(("ClassNotFound", format!("spec.className: there is no VirtualMachineClass {class}: create it")));
     }
-    let Some(held) = &disks.held else {
+    if disks.held.is_none() {
         return Err(("DisksNotReady", disks.condition.message.clone()));
-    };
+    }
     check_domains(view, None)?;
-    let hosts = candidates(view, held)?;
-    let pod = build(view, epoch, &hosts, status.node_name.as_deref());
-    pod.map(|pod| (pod, hosts)).map_err(|error| ("SpecIncomplete", error.to_string()))
+    check_networks(view)?;
+    let incomplete = |error: MergeError| ("SpecIncomplete", error.to_string());
+    let needs = merged(view).and_then(|spec| requirements(view, &spec)).map_err(incomplete)?;
+    let fitting = Fitting::of(view, &needs);
+    if let Some(refusal) = fitting.refusal(&needs) {
+        return Err(refusal);
+    }
+    let pod = build(view, epoch, &fitting.hosts, status.node_name.as_deref()).map_err(incomplete)?;
+    Ok((pod, fitting.hosts))
 }
 
 /// The pod runs on `node`: the VM goes there, once its last host has given it up.

@@ -1,132 +1,80 @@
 //! The hosts that can take a VM, and why the others cannot: pure.
 
-use std::sync::Arc;
+use std::sync::PoisonError;
 
-use kubevmm_api::VirtualMachineDisk;
+use k8s_openapi::api::core::v1::Pod;
+use kubevmm_api::LABEL_VM;
 use kubevmm_api::common::NetworkKind;
+use kubevmm_api::fit::{self, Claim, Claims, HostFacts};
+use kubevmm_api::requirements::{REQUIREMENTS, Requirements};
 
-use crate::disk::decide::pool_of;
-use crate::hosts::Host;
-use crate::object::{enumerate, name, uid};
-use crate::vm::disks::pinned_to;
+use crate::object::uid;
+use crate::vm::pod::node_of;
 use crate::vm::view::View;
 
 /// Why a VM cannot be placed: a reason for programs, a message for people.
 pub type Refusal = (&'static str, String);
 
-/// Why a host cannot take a VM, the nearest miss last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Why {
-    NotReady,
-    NoPool,
-    NoNetwork,
-    DataElsewhere,
+/// What the hosts say to a VM.
+#[derive(Debug, Default)]
+pub struct Fitting {
+    /// Names of those that can take it.
+    pub hosts: Vec<String>,
+    /// The others, and why.
+    refused: Vec<(String, fit::Refusal)>,
 }
 
-/// Names of the hosts that can take the VM.
-pub fn candidates(view: &View, disks: &[Arc<VirtualMachineDisk>]) -> Result<Vec<String>, Refusal> {
-    check_networks(view)?;
-    let mut able = Vec::new();
-    let mut refused = Vec::new();
-    let home = view.home();
-    let may_be = |host: &Host| home.is_none_or(|home| host.name == home);
-    for host in view.hosts.0.values().filter(|host| host.hypervisor.is_some() && may_be(host)) {
-        match check(view, disks, host) {
-            Ok(()) => able.push(host.name.clone()),
-            Err((why, message)) => refused.push((why, format!("{}: {message}", host.name))),
+impl Fitting {
+    /// Asks each host.
+    pub fn of(view: &View, needs: &Requirements) -> Self {
+        let claims = view.claims.read().unwrap_or_else(PoisonError::into_inner);
+        let apart_from: Vec<&str> = view.apart_from.iter().map(String::as_str).collect();
+        let mut fitting = Self::default();
+        for host in view.hosts.0.values().filter(|host| host.hypervisor.is_some()) {
+            let facts = HostFacts {
+                name: &host.name,
+                offer: host.offer.as_deref(),
+                live: host.is_live(),
+                claims: &claims,
+                apart_from: &apart_from,
+            };
+            match fit::check(needs, &facts) {
+                Ok(()) => fitting.hosts.push(host.name.clone()),
+                Err(refusal) => fitting.refused.push((host.name.clone(), refusal)),
+            }
         }
+        fitting
     }
-    if !able.is_empty() {
-        return Ok(able);
+
+    /// Why no host can take the VM, when none can.
+    pub fn refusal(&self, needs: &Requirements) -> Option<Refusal> {
+        let refused: Vec<_> = self.refused.iter().map(|(host, refusal)| (host.as_str(), refusal.clone())).collect();
+        self.hosts.is_empty().then(|| fit::summary(needs, &refused))
     }
-    let pinned = || disks.iter().filter_map(|disk| Some((name(disk.as_ref()), pinned_to(view, disk)?)));
-    if let Some((disk, node)) = pinned().find(|(_, node)| view.hosts.get(node).is_none()) {
-        return Err((
-            "HostNotFound",
-            format!(
-                "the volume of the VirtualMachineDisk {disk} lies on the host {node}, and there is no Hypervisor of that \
-                 name (kubectl get hv): make another disk, with the right spec.source.existing.nodeName"
-            ),
-        ));
-    }
-    if let Some((disk, node)) = pinned().find(|(_, node)| !view.hosts.is_live(node)) {
-        return Err((
-            "DataOnLostHost",
-            format!(
-                "the volume of the VirtualMachineDisk {disk} lies on the host {node}, which does not answer: bring the host back"
-            ),
-        ));
-    }
-    let reason = match refused.iter().map(|(why, _)| *why).max() {
-        None => return Err(("NoHypervisor", "there is no Hypervisor: no executor runs on any node".into())),
-        Some(Why::NotReady) => "NoHypervisor",
-        Some(Why::NoPool) => "NoHostWithPool",
-        Some(Why::NoNetwork) => "NoHostWithNetwork",
-        Some(Why::DataElsewhere) if home.is_some() => "DataElsewhere",
-        Some(Why::DataElsewhere) => "HostOfDataNotReady",
-    };
-    let messages: Vec<String> = refused.into_iter().map(|(_, message)| message).collect();
-    let whose =
-        if home.is_some() { "the VM is an imported one, which stays on its host" } else { "no host can take the VM" };
-    Err((reason, format!("{whose}: {}", enumerate(&messages))))
 }
 
-fn check(view: &View, disks: &[Arc<VirtualMachineDisk>], host: &Host) -> Result<(), (Why, String)> {
-    host.readiness().map_err(|why| (Why::NotReady, why))?;
-    let status = host.status();
-    for disk in disks {
-        let pool_name = pool_of(disk, &view.default_pools()).unwrap_or_default();
-        let pool_uid = view.pools.get(&pool_name).map(|pool| uid(pool.as_ref())).unwrap_or_default();
-        let pools = status.map(|status| status.pools.as_slice()).unwrap_or_default();
-        match pools.iter().find(|pool| pool.name == pool_name && pool.uid == pool_uid) {
-            Some(pool) if pool.ready => {}
-            Some(pool) => {
-                let why = pool.message.as_deref().or(pool.reason.as_deref()).unwrap_or("not ready");
-                return Err((Why::NoPool, format!("pool {pool_name}: {why}")));
-            }
-            None => return Err((Why::NoPool, format!("it does not have the pool {pool_name}"))),
+/// Takes a placement pod into the claims, or out of them: a VM that has a node is promised what it needs there.
+pub fn count(claims: &mut Claims, pod: &Pod, there: bool) {
+    let ended = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let is_over = !there || matches!(ended, Some("Failed" | "Succeeded"));
+    let annotation = pod.metadata.annotations.as_ref().and_then(|all| all.get(REQUIREMENTS));
+    // A pod with the annotation that nobody can read is none of ours.
+    let needs = annotation.and_then(|text| Requirements::parse(text).ok());
+    match (node_of(pod), needs) {
+        (Some(node), Some(needs)) if !is_over => {
+            let labels = pod.metadata.labels.as_ref();
+            let vm = labels.and_then(|labels| labels.get(LABEL_VM)).map(String::as_str).unwrap_or_default();
+            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+            claims.put(uid(pod), Claim::new(node, &format!("{namespace}/{vm}"), &needs));
+        }
+        _ => {
+            claims.take(uid(pod));
         }
     }
-    for (_, kind, network) in view.nics() {
-        let network = network.unwrap_or_default();
-        let (network_uid, namespace, everywhere) = match kind {
-            NetworkKind::VirtualMachineNetwork => {
-                (view.networks.get(network).map(|n| uid(n.as_ref())), Some(view.namespace()), true)
-            }
-            NetworkKind::ClusterVirtualMachineNetwork => {
-                let object = view.cluster_networks.get(network);
-                (object.map(|n| uid(n.as_ref())), None, object.is_some_and(|n| n.spec.existing.is_none()))
-            }
-        };
-        let known = status.map(|status| status.networks.as_slice()).unwrap_or_default();
-        let entry = known.iter().find(|entry| {
-            entry.kind == kind
-                && entry.name == network
-                && entry.namespace.as_deref() == namespace
-                && Some(entry.uid.as_str()) == network_uid
-        });
-        match entry {
-            Some(entry) if entry.ready => {}
-            // A nat network is made on a host when the first VM there needs it.
-            None if everywhere => {}
-            Some(entry) => {
-                let why = entry.message.as_deref().or(entry.reason.as_deref()).unwrap_or("not ready");
-                return Err((Why::NoNetwork, format!("network {network}: {why}")));
-            }
-            None => return Err((Why::NoNetwork, format!("it does not have the network {network}"))),
-        }
-    }
-    for disk in disks {
-        if let Some(node) = pinned_to(view, disk).filter(|node| *node != host.name) {
-            let message = format!("the volume of the disk {} lies on {node}", name(disk.as_ref()));
-            return Err((Why::DataElsewhere, message));
-        }
-    }
-    Ok(())
 }
 
 /// The networks exist and the namespace may use them.
-fn check_networks(view: &View) -> Result<(), Refusal> {
+pub fn check_networks(view: &View) -> Result<(), Refusal> {
     for (nic, kind, network) in view.nics() {
         let at = format!("spec.networks[{nic}].network");
         let Some(network) = network else {

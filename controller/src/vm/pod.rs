@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{
     SeccompProfile, SecretVolumeSource, SecurityContext, SleepAction, Toleration, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::ObjectMeta;
 use kubevmm_api::effective::{self, EffectiveSpec, MergeError};
 use kubevmm_api::requirements::{REQUIREMENTS, Requirements};
@@ -14,7 +15,7 @@ use kubevmm_api::vm::Placement;
 use kubevmm_api::{EXTERNAL, LABEL_EPOCH, LABEL_VM, LABEL_VM_UID, names};
 use serde::Serialize;
 
-use crate::object::{controlled_by, is_controlled_by};
+use crate::object::{controlled_by, is_controlled_by, uid};
 use crate::vm::affinity::affinity;
 use crate::vm::eviction;
 use crate::vm::requirements::{self, requirements};
@@ -121,6 +122,19 @@ pub fn is_outdated(pod: &Pod, view: &View) -> bool {
 /// controlling owner counts.
 pub fn is_placement_pod(pod: &Pod, namespace: &str, vm_uid: &str) -> bool {
     pod.metadata.namespace.as_deref() == Some(namespace) && is_controlled_by(pod, vm_uid)
+}
+
+/// The node that the scheduler has given the pod.
+pub fn node_of(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref().filter(|node| !node.is_empty())
+}
+
+/// When the pod was given its node, and its UID for those of the same second.
+pub fn bound_at(pod: &Pod) -> (Option<Timestamp>, &str) {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let mut bound = conditions.filter(|condition| condition.type_ == "PodScheduled" && condition.status == "True");
+    let at = bound.next().and_then(|condition| condition.last_transition_time.as_ref()).map(|time| time.0);
+    (at, uid(pod))
 }
 
 fn labels(view: &View, epoch: i64) -> BTreeMap<String, String> {

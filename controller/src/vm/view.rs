@@ -1,10 +1,11 @@
 //! What a VM is judged by.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use k8s_openapi::api::core::v1::Pod;
 use kubevmm_api::common::{ImageKind, ImageRef, NetworkKind};
+use kubevmm_api::fit::Claims;
 use kubevmm_api::hypervisor::HostDomain;
 use kubevmm_api::{
     ClusterVirtualMachineNetwork, VirtualMachine, VirtualMachineClass, VirtualMachineDisk, VirtualMachineNetwork,
@@ -39,6 +40,10 @@ pub struct View {
     pub pods: Vec<Arc<Pod>>,
     /// The hosts.
     pub hosts: Arc<Hosts>,
+    /// What the placed VMs have been promised of the hosts.
+    pub claims: Arc<RwLock<Claims>>,
+    /// UIDs of the pods whose claims do not count for this VM: its own, and those that came after it.
+    pub apart_from: Vec<String>,
     /// Image of the placement pods.
     pub pause_image: String,
     /// CPU that is requested for each virtual CPU of a VM that does not say it, in thousandths.

@@ -2,6 +2,7 @@
 
 mod disks;
 mod evictions;
+mod fitting;
 mod imported;
 mod moves;
 mod observe;
@@ -51,6 +52,8 @@ fn view(spec: &str, status: &str) -> View {
         images: BTreeMap::new(),
         pods: vec![],
         hosts: Arc::new(hosts(&[("a", POOL), ("b", POOL)])),
+        claims: Arc::default(),
+        apart_from: vec![],
         pause_image: "pause".into(),
         millis_per_vcpu: 100,
         pod_pause: None,
