@@ -104,13 +104,17 @@ mod tests {
 
     /// Words of the code that look like a reason and are none: of Kubernetes' pods and nodes, actions of Events, and
     /// words of `printableStatus`.
-    const OTHER_WORDS: [&str; 44] = [
+    const OTHER_WORDS: [&str; 63] = [
+        "Approved",
         "Connect",
         "ContainerCreating",
+        "ContainersReady",
         "Default",
         "Delete",
         "DeletionByPodGC",
         "DeletionByTaintManager",
+        "Denied",
+        "DiskPressure",
         "DisruptionTarget",
         "Download",
         "EvictionByEvictionAPI",
@@ -119,17 +123,30 @@ mod tests {
         "False",
         "GiveBack",
         "GivenBack",
+        "Hostname",
         "Hypervisor",
+        "HypervisorNotReported",
+        "HypervisorReady",
         "IfNotPresent",
         "In",
+        "Initialized",
+        "InternalIP",
         "Lease",
+        "Linux",
+        "MemoryPressure",
         "Missing",
         "NoExecute",
+        "NoSchedule",
         "Node",
         "Observe",
         "Place",
+        "OutOfcpu",
+        "OutOfmemory",
+        "OutOfpods",
+        "PIDPressure",
         "PodInitializing",
         "PodScheduled",
+        "PodReadyToStartContainers",
         "PreemptionByScheduler",
         "Prepare",
         "Provisioning",
@@ -149,6 +166,7 @@ mod tests {
         "Unknown",
         "Update",
         "Watch",
+        "VirtualMachine",
     ];
 
     /// The sources of the crates that write conditions, without their tests.

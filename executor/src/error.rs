@@ -51,4 +51,78 @@ pub enum Error {
     /// The cluster cannot be told apart from others.
     #[error("the namespace kube-system has no uid: this API server is no Kubernetes cluster")]
     NoClusterId,
+    /// An external host that has no name.
+    #[error(
+        "node name {name:?}: a DNS name of small letters, digits, dashes and dots is needed; give it with --node-name"
+    )]
+    NodeName {
+        /// What was given, or the host's name.
+        name: String,
+    },
+    /// A kubelet's Node has the name of this external host.
+    #[error(
+        "there is a Node {name} already, and it is not an external host's (it lacks the label kubevmm.io/external): choose another --node-name, or delete that Node first if its kubelet is gone for good"
+    )]
+    NodeTaken {
+        /// Name of the Node.
+        name: String,
+    },
+    /// There is no way to the API server.
+    #[error(
+        "cannot tell by which address this host is reached: no way to {server}: {source}; name it with --node-address"
+    )]
+    NoAddress {
+        /// URL of the API server.
+        server: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file of the node credential.
+    #[error("{path}: {source}")]
+    CredentialFile {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A kubeconfig file that cannot be used.
+    #[error("{path}: {reason}; correct the file, or take it away to begin with the bootstrap kubeconfig")]
+    Kubeconfig {
+        /// The file.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+    /// There is no credential, and no way to get one.
+    #[error(
+        "{kubeconfig}: {reason}, and there is no bootstrap kubeconfig {bootstrap}: put one with a bootstrap token there (docs/external-hosts.md)"
+    )]
+    NotBootstrapped {
+        /// The kubeconfig of the node credential.
+        kubeconfig: String,
+        /// Why it will not do.
+        reason: &'static str,
+        /// The bootstrap kubeconfig.
+        bootstrap: String,
+    },
+    /// A key or certificate.
+    #[error("{what}: {reason}")]
+    Certificate {
+        /// What it is.
+        what: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Somebody has refused the certificate.
+    #[error(
+        "the CertificateSigningRequest {name} was refused ({reason}): delete it and begin anew when this host may be the node {node}"
+    )]
+    RequestRefused {
+        /// Name of the request.
+        name: String,
+        /// Name of the Node.
+        node: String,
+        /// What its condition says.
+        reason: String,
+    },
 }

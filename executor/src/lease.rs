@@ -19,10 +19,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, PostParams};
-use kubevmm_api::SYSTEM_NAMESPACE;
+use kubevmm_api::{EXTERNAL, NODE_LEASE_NAMESPACE, SYSTEM_NAMESPACE};
 use tokio::sync::{Mutex, watch};
 use uuid::Uuid;
 
@@ -36,9 +36,31 @@ const RETRY: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct Session(Arc<Inner>);
 
+/// Which Lease is an executor's.
+#[derive(Clone, Debug)]
+pub struct LeaseOf {
+    namespace: &'static str,
+    node: String,
+    /// The Node of an external host, which the Lease goes with.
+    owner: Option<OwnerReference>,
+}
+
+impl LeaseOf {
+    /// That of a pod on the node `node`.
+    pub fn pod(node: &str) -> Self {
+        Self { namespace: SYSTEM_NAMESPACE, node: node.to_owned(), owner: None }
+    }
+
+    /// That of an external host, which is its Node's, too: a node credential may write no other. The Node's heartbeat and
+    /// the executor's are one.
+    pub fn external(node: &str, owner: OwnerReference) -> Self {
+        Self { namespace: NODE_LEASE_NAMESPACE, node: node.to_owned(), owner: Some(owner) }
+    }
+}
+
 struct Inner {
     api: Api<Lease>,
-    node: String,
+    of: LeaseOf,
     duration: Duration,
     /// Held during each request, so that they do not cross.
     held: Mutex<Option<Held>>,
@@ -69,11 +91,11 @@ impl Held {
 }
 
 impl Session {
-    /// A session for `node`, closed for now: the Lease is taken after [`Session::open`].
-    pub fn start(client: kube::Client, node: &str, duration: Duration) -> Self {
+    /// A session, closed for now: the Lease is taken after [`Session::open`].
+    pub fn start(client: kube::Client, of: LeaseOf, duration: Duration) -> Self {
         let session = Self(Arc::new(Inner {
-            api: Api::namespaced(client, SYSTEM_NAMESPACE),
-            node: node.to_owned(),
+            api: Api::namespaced(client, of.namespace),
+            of,
             duration,
             held: Mutex::new(None),
             id: watch::Sender::new(None),
@@ -114,12 +136,12 @@ impl Session {
     pub async fn renew(&self) -> Result<String, Error> {
         let inner = &*self.0;
         let mut held = inner.held.lock().await;
-        let lost = || Error::LeaseLost { name: inner.node.clone() };
+        let lost = || Error::LeaseLost { name: inner.of.node.clone() };
         let Some(known) = held.as_mut() else { return Err(lost()) };
         match inner.renew(known).await {
             Ok(()) => Ok(holder(&known.lease).to_owned()),
             Err(error) if is_conflict(&error) || is_not_found(&error) => {
-                tracing::warn!(lease = inner.node, %error, "the Lease is not as it was written last: the session ends");
+                tracing::warn!(lease = inner.of.node, %error, "the Lease is not as it was written last: the session ends");
                 *held = None;
                 inner.id.send_replace(None);
                 Err(lost())
@@ -147,7 +169,7 @@ impl Session {
                 }
                 Err(Error::LeaseLost { .. }) => return,
                 Err(error) => {
-                    tracing::warn!(lease = self.0.node, %error, "cannot renew the Lease; trying again");
+                    tracing::warn!(lease = self.0.of.node, %error, "cannot renew the Lease; trying again");
                     RETRY.min(self.0.duration / 4)
                 }
             };
@@ -159,9 +181,9 @@ impl Session {
     async fn take(&self) -> Result<(), Error> {
         let inner = &*self.0;
         let mut held = inner.held.lock().await;
-        let id = format!("{}_{}", inner.node, Uuid::new_v4());
-        let there = limited(inner.timeout(), inner.api.get_opt(&inner.node)).await?;
-        let wanted = taken(there.as_ref(), &inner.node, &id, inner.duration, &now());
+        let id = format!("{}_{}", inner.of.node, Uuid::new_v4());
+        let there = limited(inner.timeout(), inner.api.get_opt(&inner.of.node)).await?;
+        let wanted = taken(there.as_ref(), &inner.of, &id, inner.duration, &now());
         let lease = match there {
             Some(_) => inner.replace(&wanted).await?,
             None => limited(inner.timeout(), inner.api.create(&PostParams::default(), &wanted)).await?,
@@ -178,7 +200,7 @@ impl Inner {
     async fn renew(&self, held: &mut Held) -> Result<(), Error> {
         match self.try_renew(held).await {
             Err(conflict) if is_conflict(&conflict) && !held.tried.is_empty() => {
-                match limited(self.timeout(), self.api.get_opt(&self.node)).await? {
+                match limited(self.timeout(), self.api.get_opt(&self.of.node)).await? {
                     Some(there) if held.has_tried(&there) => *held = Held::new(there),
                     _ => return Err(conflict),
                 }
@@ -201,7 +223,7 @@ impl Inner {
     }
 
     async fn replace(&self, lease: &Lease) -> Result<Lease, Error> {
-        limited(self.timeout(), self.api.replace(&self.node, &PostParams::default(), lease)).await
+        limited(self.timeout(), self.api.replace(&self.of.node, &PostParams::default(), lease)).await
     }
 
     fn timeout(&self) -> Duration {
@@ -219,9 +241,14 @@ fn holder(lease: &Lease) -> &str {
 }
 
 /// The Lease in the hands of `id`; what is there gives its resourceVersion and its count of holders.
-fn taken(there: Option<&Lease>, node: &str, id: &str, duration: Duration, now: &MicroTime) -> Lease {
+fn taken(there: Option<&Lease>, of: &LeaseOf, id: &str, duration: Duration, now: &MicroTime) -> Lease {
     let mut lease = there.cloned().unwrap_or_default();
-    lease.metadata.name = Some(node.to_owned());
+    lease.metadata.name = Some(of.node.clone());
+    if let Some(owner) = &of.owner {
+        // By the label the controller tells it from a kubelet's.
+        lease.metadata.labels.get_or_insert_default().insert(EXTERNAL.to_owned(), "true".to_owned());
+        lease.metadata.owner_references = Some(vec![owner.clone()]);
+    }
     lease.metadata.managed_fields = None;
     let transitions = lease.spec.as_ref().and_then(|spec| spec.lease_transitions).map_or(0, |count| count + 1);
     lease.spec = Some(LeaseSpec {
@@ -248,16 +275,20 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
+    fn of() -> LeaseOf {
+        LeaseOf::pod("n1")
+    }
+
     fn at(second: i64) -> MicroTime {
         MicroTime(Timestamp::from_second(second).unwrap())
     }
 
     #[test]
     fn a_lease_is_taken_over_with_its_resource_version() {
-        let mut first = taken(None, "n1", "n1_a", Duration::from_secs(40), &at(1));
+        let mut first = taken(None, &of(), "n1_a", Duration::from_secs(40), &at(1));
         assert_eq!(holder(&first), "n1_a");
         first.metadata.resource_version = Some("7".into());
-        let second = taken(Some(&first), "n1", "n1_b", Duration::from_secs(40), &at(2));
+        let second = taken(Some(&first), &of(), "n1_b", Duration::from_secs(40), &at(2));
         let spec = second.spec.clone().unwrap();
         assert_eq!(second.metadata.resource_version.as_deref(), Some("7"));
         assert_eq!((holder(&second), spec.lease_transitions), ("n1_b", Some(1)));
@@ -265,8 +296,19 @@ mod tests {
     }
 
     #[test]
+    fn the_lease_of_an_external_host_is_told_from_a_kubelets_and_goes_with_its_node() {
+        let owner = OwnerReference { kind: "Node".into(), uid: "u".into(), ..OwnerReference::default() };
+        let of = LeaseOf::external("n1", owner.clone());
+        let kubelets = Lease::default();
+        let lease = taken(Some(&kubelets), &of, "n1_a", Duration::from_secs(40), &at(1));
+        assert_eq!(lease.metadata.labels.unwrap()[EXTERNAL], "true");
+        assert_eq!(lease.metadata.owner_references, Some(vec![owner]));
+        assert_eq!(of.namespace, "kube-node-lease");
+    }
+
+    #[test]
     fn a_renewal_whose_answer_was_lost_is_known_again() {
-        let mut held = Held::new(taken(None, "n1", "n1_a", Duration::from_secs(40), &at(1)));
+        let mut held = Held::new(taken(None, &of(), "n1_a", Duration::from_secs(40), &at(1)));
         let tried = now();
         held.tried = vec![at(5), tried.clone()];
         for time in &held.tried {
@@ -275,7 +317,7 @@ mod tests {
         }
         assert!(!held.has_tried(&renewed(&held.lease, &at(6))), "a time of nobody's");
         assert!(!held.has_tried(&held.lease), "a memory that went back in time");
-        assert!(!held.has_tried(&taken(None, "n1", "n1_b", Duration::from_secs(40), &tried)), "another holder");
+        assert!(!held.has_tried(&taken(None, &of(), "n1_b", Duration::from_secs(40), &tried)), "another holder");
         let mut another = renewed(&held.lease, &tried);
         another.metadata.uid = Some("u".into());
         assert!(!held.has_tried(&another), "another Lease");
@@ -283,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_renewal_changes_the_time_only() {
-        let first = taken(None, "n1", "n1_a", Duration::from_secs(40), &at(1));
+        let first = taken(None, &of(), "n1_a", Duration::from_secs(40), &at(1));
         let mut expected = first.clone();
         expected.spec.as_mut().unwrap().renew_time = Some(at(9));
         assert_eq!(renewed(&first, &at(9)), expected);
@@ -323,8 +365,8 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let url = format!("http://{}", listener.local_addr().unwrap());
             let client = kube::Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap();
-            let session = Session::start(client, "n1", Duration::from_secs(40));
-            let mut held = Held::new(taken(None, "n1", "n1_a", Duration::from_secs(40), &at(1)));
+            let session = Session::start(client, of(), Duration::from_secs(40));
+            let mut held = Held::new(taken(None, &of(), "n1_a", Duration::from_secs(40), &at(1)));
             held.tried.push(at(5));
             let there = renewed(&held.lease, &at(if own { 5 } else { 6 }));
             *session.0.held.lock().await = Some(held);

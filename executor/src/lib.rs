@@ -9,6 +9,7 @@
 //! | [`pool`], [`image`], [`disk`] | storage: pools, cached images, volumes |
 //! | [`network`] | libvirt networks and bridges |
 //! | [`seed`], [`seed_pool`] | cloud-init seeds and where they lie |
+//! | [`node`] | a host without a kubelet as a Node |
 //! | [`libvirt`] | libvirt's C API, safe and async |
 
 pub mod api;
@@ -24,6 +25,7 @@ pub mod lease;
 pub mod libvirt;
 pub mod lock;
 pub mod network;
+pub mod node;
 pub mod pool;
 pub mod seed;
 pub mod seed_pool;

@@ -72,7 +72,11 @@ where
     }
 
     /// Starts a watch; each of its events is also given to `observe`.
-    fn start(api: Api<K>, config: Config, mut observe: impl FnMut(&watcher::Event<K>) + Send + 'static) -> Self {
+    pub(crate) fn start(
+        api: Api<K>,
+        config: Config,
+        mut observe: impl FnMut(&watcher::Event<K>) + Send + 'static,
+    ) -> Self {
         let (objects, writer) = reflector::store();
         let changed = Arc::new(watch::Sender::new(0));
         let cache = Self { objects, changed: Arc::clone(&changed) };

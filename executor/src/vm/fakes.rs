@@ -20,6 +20,7 @@ use super::decide::{Existing, Found, Seen};
 use super::domains::{Details, Domains, Identity, Observed, Reading};
 use super::prepare::Makers;
 use super::task::{Hands, Released};
+use super::user_data::Secrets;
 use crate::Error;
 use crate::host::{DiskOnHost, Networks, NotYet, SeedInput, Seeds, Storage};
 use crate::libvirt::{AddressSource, ErrorCode, GuestInterface, GuestRequest, Result};
@@ -65,7 +66,12 @@ impl Fake {
             cluster_id: "c".into(),
             domains: shared.clone(),
             cluster: shared.clone(),
-            makers: Makers { storage: shared.clone(), networks: shared.clone(), seeds: shared, pods_dir: "/".into() },
+            makers: Makers {
+                storage: shared.clone(),
+                networks: shared.clone(),
+                seeds: shared,
+                secrets: Secrets::PodsDir("/".into()),
+            },
             released: Released::default(),
         }
     }

@@ -51,9 +51,9 @@ mod status;
 #[cfg(test)]
 mod stories;
 mod task;
+mod user_data;
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,6 +73,7 @@ use domains::LibvirtDomains;
 use observe::Observer;
 use prepare::Makers;
 use task::{Hands, Input, Queue, Released, Task};
+pub use user_data::Secrets;
 
 /// What a VM needs of its host.
 pub struct HostParts {
@@ -82,8 +83,8 @@ pub struct HostParts {
     pub networks: Arc<dyn Networks>,
     /// Seeds of cloud-init.
     pub seeds: Arc<dyn Seeds>,
-    /// The kubelet's directory of pods.
-    pub pods_dir: PathBuf,
+    /// Where the Secrets of placement pods are.
+    pub secrets: Secrets,
 }
 
 /// Runs the tasks of this node's VMs for as long as the process lives.
@@ -101,12 +102,7 @@ pub async fn run(context: Context, session: Session, parts: HostParts, mut vms: 
         cluster_id: Arc::clone(&context.cluster),
         domains: Arc::new(LibvirtDomains(context.libvirt.clone())),
         cluster: Arc::new(KubeCluster { context: context.clone(), session }),
-        makers: Makers {
-            storage: parts.storage,
-            networks: parts.networks,
-            seeds: parts.seeds,
-            pods_dir: parts.pods_dir,
-        },
+        makers: Makers { storage: parts.storage, networks: parts.networks, seeds: parts.seeds, secrets: parts.secrets },
         released: Released::default(),
     });
     loop {

@@ -1,6 +1,5 @@
 //! Everything that a domain needs, made real on this host, and the domain's XML.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,16 +11,13 @@ use kubevmm_analyser::{Element, lower};
 use kubevmm_api::VirtualMachine;
 use kubevmm_api::common::Accelerator;
 use kubevmm_api::effective::{EffectiveNetwork, EffectiveSpec, MergeError, merge};
-use kubevmm_api::vm::CloudInit;
 use serde_json::Value as Json;
-use uuid::Uuid;
 
 use super::cluster::{Cluster, name_of};
 use super::domains::Identity;
+use super::user_data::{Secrets, user_data};
 use crate::host::{DiskOnHost, Networks, NotYet, Retry, SeedInput, Seeds, Storage};
 
-/// Volume of the placement pod that holds the user data.
-const USER_DATA_VOLUME: &str = "volumes/kubernetes.io~secret/cloud-init-user-data";
 /// Bound of `spec.domain`, which stands in the status once more: an object of more than 1.5 MB cannot be stored.
 const MAX_OVER_BYTES: usize = 256 << 10;
 
@@ -41,8 +37,8 @@ pub(super) struct Makers {
     pub storage: Arc<dyn Storage>,
     pub networks: Arc<dyn Networks>,
     pub seeds: Arc<dyn Seeds>,
-    /// The kubelet's directory of pods.
-    pub pods_dir: PathBuf,
+    /// Where the Secrets of placement pods are.
+    pub secrets: Secrets,
 }
 
 /// The spec merged with its class.
@@ -160,89 +156,21 @@ async fn network(makers: &Makers, namespace: &str, nic: &EffectiveNetwork) -> Re
 async fn seed(makers: &Makers, vm: &VirtualMachine, identity: &Identity) -> Result<Option<String>, NotYet> {
     let Some(cloud_init) = &vm.spec.cloud_init else { return Ok(None) };
     let (namespace, name) = name_of(vm);
-    let (user_data, network_data) = user_data(&makers.pods_dir, vm, cloud_init).await?;
+    let (user_data, network_data) = user_data(&makers.secrets, vm, cloud_init).await?;
     let (namespace, name, uid) = (namespace.to_owned(), name.to_owned(), identity.uid.clone());
     makers.seeds.put(&SeedInput { namespace, name, uid, user_data, network_data }).await.map(Some)
-}
-
-type Data = Option<Vec<u8>>;
-
-/// User data and network data: from the spec, or from the Secret that the kubelet has brought for the placement pod.
-async fn user_data(pods: &Path, vm: &VirtualMachine, cloud_init: &CloudInit) -> Result<(Data, Data), NotYet> {
-    let inline = |text: &Option<String>| text.as_ref().map(|text| text.clone().into_bytes());
-    let network_data = inline(&cloud_init.network_data);
-    let Some(secret) = &cloud_init.user_data_secret_name else {
-        return Ok((inline(&cloud_init.user_data), network_data));
-    };
-    let placement = vm.status.as_ref().and_then(|status| status.placement.as_ref());
-    let missing = |what: &str| {
-        let (namespace, _) = name_of(vm);
-        NotYet::backoff(
-            "SecretNotFound",
-            format!("{what}: create the Secret {namespace}/{secret} with the key userData, or correct spec.cloudInit"),
-        )
-    };
-    let pod =
-        placement.and_then(|p| p.pod_uid.as_deref()).ok_or_else(|| missing("the placement pod is not known yet"))?;
-    // The uid is a path segment.
-    let pod = Uuid::parse_str(pod).map_err(|_| missing("the placement pod has no uid"))?;
-    let directory = pods.join(pod.to_string()).join(USER_DATA_VOLUME);
-    let user_data = read(&directory.join("userData")).await?.ok_or_else(|| {
-        missing("the Secret is not in the placement pod (the kubelet brings it within about a minute of its creation)")
-    })?;
-    Ok((Some(user_data), network_data.or(read(&directory.join("networkData")).await?)))
-}
-
-async fn read(path: &Path) -> Result<Data, NotYet> {
-    match tokio::fs::read(path).await {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(NotYet::backoff("SecretNotReadable", format!("cannot read {}: {error}", path.display()))),
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::vm::fakes::Fake;
+    use uuid::Uuid;
 
     const POD: &str = "b3a1c7d2-0000-4000-8000-000000000001";
 
     fn vm(yaml: &str) -> VirtualMachine {
         serde_yaml_ng::from_str(yaml).unwrap()
-    }
-
-    fn with_secret() -> VirtualMachine {
-        vm(&format!(
-            "{{metadata: {{name: web, namespace: shop}}, spec: {{cloudInit: {{userDataSecretName: seed}}}}, status: {{placement: {{epoch: 1, podUID: {POD}}}}}}}"
-        ))
-    }
-
-    #[tokio::test]
-    async fn user_data_comes_from_the_spec_or_from_the_pods_secret() {
-        let pods = tempfile::tempdir().unwrap();
-        let inline = vm("{metadata: {name: web}, spec: {cloudInit: {userData: '#cloud-config', networkData: n}}}");
-        let read = user_data(pods.path(), &inline, inline.spec.cloud_init.as_ref().unwrap()).await;
-        assert_eq!(read, Ok((Some(b"#cloud-config".to_vec()), Some(b"n".to_vec()))));
-
-        let vm = with_secret();
-        let missing = user_data(pods.path(), &vm, vm.spec.cloud_init.as_ref().unwrap()).await.unwrap_err();
-        assert_eq!((missing.reason, missing.retry), ("SecretNotFound", Retry::Backoff));
-        assert!(missing.message.contains("shop/seed"), "{}", missing.message);
-
-        let directory = pods.path().join(POD).join(USER_DATA_VOLUME);
-        std::fs::create_dir_all(&directory).unwrap();
-        std::fs::write(directory.join("userData"), "secret").unwrap();
-        let read = user_data(pods.path(), &vm, vm.spec.cloud_init.as_ref().unwrap()).await;
-        assert_eq!(read, Ok((Some(b"secret".to_vec()), None)));
-    }
-
-    #[tokio::test]
-    async fn a_pod_uid_that_is_no_uid_opens_no_file() {
-        let mut vm = with_secret();
-        vm.status.as_mut().unwrap().placement.as_mut().unwrap().pod_uid = Some("../..".into());
-        let refused = user_data(Path::new("/"), &vm, vm.spec.cloud_init.as_ref().unwrap()).await;
-        assert_eq!(refused.unwrap_err().reason, "SecretNotFound");
     }
 
     /// What a host makes of a VM.
