@@ -95,7 +95,8 @@ pub enum AcceleratorPolicy {
     TCG,
 }
 
-/// What the executor finds on its host. Lists are sorted by their keys.
+/// What the executor finds on its host. Lists are sorted by their keys; long ones are written as a whole, for the API
+/// server keeps who owns each entry of those that are not.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HypervisorStatus {
@@ -135,7 +136,7 @@ pub struct HypervisorStatus {
     pub numa: Vec<NumaCell>,
     /// Devices that a guest can be given: PCI, USB and mediated ones. At most 512; what is left out is counted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub devices: Vec<HostDevice>,
     /// Number of devices that `devices` leaves out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -167,7 +168,7 @@ pub struct HypervisorStatus {
     pub images: Vec<HostImage>,
     /// The host's domains: each that bears this project's mark, and the first 500 by UUID of those that do not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["uuid"]))]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub domains: Vec<HostDomain>,
     /// Number of domains that bear this project's mark.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -14,15 +14,15 @@ pub struct HostCapabilities {
     pub cpu: HostCpu,
     /// Machine types and their aliases, such as `pc-q35-10.0` and `q35`, sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub machines: Vec<String>,
     /// Firmware: `bios`, `uefi`, and `uefi-secure-boot` (UEFI that enforces secure boot), sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub firmwares: Vec<String>,
     /// Back ends of a TPM: `emulator`, `passthrough`, `external`, sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub tpm_backends: Vec<String>,
     /// Whether a guest can leave for another host while it runs, and by which transports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -41,11 +41,11 @@ pub struct HostCpu {
     pub vendor: Option<String>,
     /// The named models that a guest can be given here, sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub models: Vec<String>,
     /// Features that a guest's CPU can have here: all of those of `host-model`, sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub features: Vec<String>,
 }
 
@@ -56,7 +56,7 @@ pub struct MigrationCapabilities {
     pub live: bool,
     /// Transports, such as tcp and rdma, sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub transports: Vec<String>,
 }
 
@@ -127,7 +127,7 @@ pub struct HostDevice {
     pub parent: Option<String>,
     /// Types of mediated devices that it can make, or the type that it is of.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub mdev_types: Vec<String>,
 }
 

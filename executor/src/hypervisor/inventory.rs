@@ -5,16 +5,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::{StreamExt as _, TryStreamExt as _};
 use kube::api::Api;
 use kubevmm_analyser::mark::{MARK_NAMESPACE, Mark};
 use kubevmm_api::VirtualMachine;
 use kubevmm_api::condition::{self, Wanted};
-use kubevmm_api::hypervisor::{DomainMark, HostDomain};
-use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use kubevmm_api::hypervisor::{DomainMark, HostDomain, HostUsage};
+use kubevmm_api::vm::Management;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::status::{HostFacts, accelerator};
+use super::status::{Domains, HostFacts, accelerator};
+use super::usage::{Found, Size, used};
+use super::{offers, take_up};
 use crate::Error;
 use crate::api::limited;
 use crate::host::Context;
@@ -25,18 +29,26 @@ use crate::libvirt::{Connection, Domain, DomainEvent, DomainFilter, Event, Impac
 /// The pause after something that failed.
 const RETRY: Duration = Duration::from_secs(2);
 /// The pause before a domain is asked again that libvirt did not answer for.
-const ASK_AGAIN: Duration = Duration::from_secs(60);
+pub(super) const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// The pause between two reports in which only foreign domains differ: others may start and stop theirs all the time.
 const FOREIGN_PAUSE: Duration = Duration::from_secs(10);
 const API_TIMEOUT: Duration = Duration::from_secs(10);
+/// Domains that are asked about at a time. libvirt answers few calls at once, and VMs have calls to make as well; but one
+/// after the other, each would wait behind all of theirs.
+const AT_A_TIME: usize = 4;
 
 /// Reports the host for as long as the process lives.
 pub async fn run(context: Context, session: Session) {
+    let probed = kvm::probe(Path::new(kvm::DEVICE)).await;
+    tokio::join!(offers::run(context.clone(), probed.clone()), report(context, session, probed));
+}
+
+/// Reports the domains, the accelerator, and what libvirt says of itself.
+async fn report(context: Context, session: Session, probed: KvmProbe) {
     let mut events = context.libvirt_events.subscribe();
     let mut sessions = session.subscribe();
     let mut vms = context.store.vms.changes();
     let mut hypervisors = context.store.hypervisors.changes();
-    let probed = kvm::probe(Path::new(kvm::DEVICE)).await;
     let mut inventory = Inventory {
         context,
         session,
@@ -56,15 +68,8 @@ pub async fn run(context: Context, session: Session) {
         let wake = [retry, inventory.due()].into_iter().flatten().min();
         tokio::select! {
             event = events.recv() => {
-                inventory.note(event.as_deref());
-                // What has piled up is one state.
-                loop {
-                    match events.try_recv() {
-                        Ok(event) => inventory.note(Ok(&event)),
-                        Err(TryRecvError::Lagged(lost)) => inventory.note(Err(&RecvError::Lagged(lost))),
-                        Err(TryRecvError::Closed) => return,
-                        Err(TryRecvError::Empty) => break,
-                    }
+                if take_up(event, &mut events, |event| inventory.note(event)).is_none() {
+                    return;
                 }
             },
             _ = sessions.changed() => inventory.stale = true,
@@ -79,7 +84,7 @@ struct Inventory {
     context: Context,
     session: Session,
     probed: KvmProbe,
-    domains: BTreeMap<Uuid, HostDomain>,
+    domains: BTreeMap<Uuid, Found>,
     /// The list must be read anew.
     stale: bool,
     policy_stale: bool,
@@ -93,18 +98,20 @@ struct Inventory {
 /// The last report of the domains.
 struct Reported {
     session: String,
-    domains: BTreeMap<Uuid, HostDomain>,
+    domains: BTreeMap<Uuid, Found>,
+    unmanaged: HostUsage,
     at: Instant,
 }
 
 impl Reported {
     /// Whether it will do for now: it says what is, or all that differs is foreign and may wait.
-    fn will_do(&self, session: &str, domains: &BTreeMap<Uuid, HostDomain>, now: Instant) -> bool {
-        let marked = |domains: &BTreeMap<Uuid, HostDomain>| {
-            domains.values().filter(|domain| domain.mark.is_some()).cloned().collect::<Vec<_>>()
-        };
+    fn will_do(&self, session: &str, domains: &BTreeMap<Uuid, Found>, unmanaged: &HostUsage, now: Instant) -> bool {
+        fn marked(domains: &BTreeMap<Uuid, Found>) -> impl Iterator<Item = &Found> {
+            domains.values().filter(|found| found.domain.mark.is_some())
+        }
         self.session == session
-            && (self.domains == *domains || (now < self.at + FOREIGN_PAUSE && marked(&self.domains) == marked(domains)))
+            && ((self.domains == *domains && self.unmanaged == *unmanaged)
+                || (now < self.at + FOREIGN_PAUSE && marked(&self.domains).eq(marked(domains))))
     }
 }
 
@@ -183,11 +190,24 @@ impl Inventory {
     /// Tells of the domains: at once of what is ours, and at most every ten seconds of what is not.
     fn report_domains(&mut self, session: String) {
         let now = Instant::now();
-        if self.reported.as_ref().is_some_and(|reported| reported.will_do(&session, &self.domains, now)) {
+        let unmanaged = used(self.domains.values().filter(|found| !self.has_placement(&found.domain)));
+        if self.reported.as_ref().is_some_and(|reported| reported.will_do(&session, &self.domains, &unmanaged, now)) {
             return;
         }
-        self.context.report.domains(session.clone(), self.domains.values().cloned().collect());
-        self.reported = Some(Reported { session, domains: self.domains.clone(), at: now });
+        self.context.report.domains(Domains {
+            session: session.clone(),
+            domains: self.domains.values().map(|found| found.domain.clone()).collect(),
+            used: used(self.domains.values()),
+            unmanaged: unmanaged.clone(),
+        });
+        self.reported = Some(Reported { session, domains: self.domains.clone(), unmanaged, at: now });
+    }
+
+    /// Whether a domain is one of a VM that runs by a placement pod, as those do that are managed.
+    fn has_placement(&self, domain: &HostDomain) -> bool {
+        let Some(mark) = domain.mark.as_ref().filter(|_| !domain.orphan) else { return false };
+        let vm = self.context.store.vms.get(&mark.namespace, &mark.name);
+        vm.is_none_or(|vm| vm.spec.management == Management::Manage)
     }
 
     fn report_accelerator(&self) {
@@ -200,9 +220,11 @@ impl Inventory {
     async fn read_domains(&mut self, connection: &Connection) -> Result<(), Error> {
         self.to_look_at.clear();
         let mut domains = BTreeMap::new();
-        for domain in connection.list_domains(DomainFilter::All).await? {
-            if let Some(entry) = self.settle(domain.uuid(), entry(&domain).await.map(Some))? {
-                domains.insert(domain.uuid(), entry);
+        let listed = futures::stream::iter(connection.list_domains(DomainFilter::All).await?);
+        let mut reads = listed.map(find).buffer_unordered(AT_A_TIME);
+        while let Some((uuid, read)) = reads.next().await {
+            if let Some(found) = self.settle(uuid, read.map(Some))? {
+                domains.insert(uuid, found);
             }
         }
         self.unanswered.retain(|uuid, _| domains.contains_key(uuid));
@@ -218,15 +240,15 @@ impl Inventory {
         uuids.append(&mut self.to_look_at);
         while let Some(uuid) = uuids.pop_first() {
             let read = match connection.lookup_domain(uuid).await {
-                Ok(Some(domain)) => entry(&domain).await.map(Some),
+                Ok(Some(domain)) => find(domain).await.1.map(Some),
                 Ok(None) => Ok(None),
                 Err(error) => Err(error.into()),
             };
             match self.settle(uuid, read) {
-                Ok(Some(entry)) => {
-                    let orphan =
-                        self.domains.get(&uuid).is_some_and(|before| before.mark == entry.mark && before.orphan);
-                    self.domains.insert(uuid, HostDomain { orphan, ..entry });
+                Ok(Some(mut found)) => {
+                    let before = self.domains.get(&uuid).map(|found| &found.domain);
+                    found.domain.orphan = before.is_some_and(|it| it.mark == found.domain.mark && it.orphan);
+                    self.domains.insert(uuid, found);
                 }
                 Ok(None) => drop(self.domains.remove(&uuid)),
                 Err(error) => {
@@ -241,7 +263,7 @@ impl Inventory {
     }
 
     /// What becomes of an answer about a domain; `None`: it is not there.
-    fn settle(&mut self, uuid: Uuid, read: Result<Option<HostDomain>, Error>) -> Result<Option<HostDomain>, Error> {
+    fn settle(&mut self, uuid: Uuid, read: Result<Option<Found>, Error>) -> Result<Option<Found>, Error> {
         match read {
             Ok(there) => {
                 self.unanswered.remove(&uuid);
@@ -254,10 +276,15 @@ impl Inventory {
                 let written = || {
                     let hypervisor = self.context.store.hypervisors.get_cluster(&self.context.node)?;
                     let domains = &hypervisor.status.as_ref()?.domains;
-                    domains.iter().find(|domain| domain.uuid == uuid.to_string()).cloned()
+                    let domain = domains.iter().find(|domain| domain.uuid == uuid.to_string())?.clone();
+                    // What it has been given is not written.
+                    Some(Found { domain, size: Size::default() })
                 };
                 let known = self.domains.get(&uuid).cloned().or_else(written).ok_or(error)?;
-                tracing::warn!(domain = known.name, "libvirt does not answer for a domain: what is known of it stays");
+                tracing::warn!(
+                    domain = known.domain.name,
+                    "libvirt does not answer for a domain: what is known of it stays"
+                );
                 self.unanswered.insert(uuid, Instant::now() + ASK_AGAIN);
                 Ok(Some(known))
             }
@@ -266,30 +293,39 @@ impl Inventory {
 
     /// Marks the domains without a VM here. An orphan stays one until its VM is in the watch of this node's.
     async fn find_orphans(&mut self) -> Result<(), Error> {
-        for domain in self.domains.values_mut() {
-            let Some(mark) = &domain.mark else { continue };
-            let watched = self.context.store.vms.get(&mark.namespace, &mark.name);
-            if mark.cluster_id == *self.context.cluster && watched.is_some_and(|vm| is_uid(&vm, &mark.uid)) {
+        let context = &self.context;
+        let doubtful = self.domains.iter_mut().filter_map(|(uuid, Found { domain, .. })| {
+            let mark = domain.mark.clone()?;
+            let watched = context.store.vms.get(&mark.namespace, &mark.name);
+            if mark.cluster_id == *context.cluster && watched.is_some_and(|vm| is_uid(&vm, &mark.uid)) {
                 domain.orphan = false;
-            } else if !domain.orphan {
-                domain.orphan = !is_placed_here(&self.context, mark).await?;
+                return None;
+            }
+            (!domain.orphan).then(|| is_placed_here(context.clone(), *uuid, mark))
+        });
+        let doubtful: Vec<_> = doubtful.collect();
+        let mut asked = futures::stream::iter(doubtful).buffer_unordered(AT_A_TIME);
+        while let Some((uuid, here)) = asked.try_next().await? {
+            if let Some(found) = self.domains.get_mut(&uuid) {
+                found.domain.orphan = !here;
             }
         }
         Ok(())
     }
 }
 
-/// Whether the VM of a mark is placed on this host; asked of the API server itself, for the watch may be behind.
-async fn is_placed_here(context: &Context, mark: &DomainMark) -> Result<bool, Error> {
+/// Whether the VM of a domain's mark is placed on this host; asked of the API server itself, for the watch may be behind.
+async fn is_placed_here(context: Context, uuid: Uuid, mark: DomainMark) -> Result<(Uuid, bool), Error> {
     if mark.cluster_id != *context.cluster {
-        return Ok(false);
+        return Ok((uuid, false));
     }
     let api = Api::<VirtualMachine>::namespaced(context.client.clone(), &mark.namespace);
     let vm = limited(API_TIMEOUT, api.get_opt(&mark.name)).await?;
-    Ok(vm.is_some_and(|vm| {
+    let here = vm.is_some_and(|vm| {
         let node = vm.status.as_ref().and_then(|status| status.node_name.as_deref());
         is_uid(&vm, &mark.uid) && node == Some(&*context.node)
-    }))
+    });
+    Ok((uuid, here))
 }
 
 fn is_uid(vm: &VirtualMachine, uid: &str) -> bool {
@@ -301,14 +337,16 @@ fn changes_inventory(kind: Lifecycle) -> bool {
     !matches!(kind, Lifecycle::Shutdown(_))
 }
 
-async fn entry(domain: &Domain) -> Result<HostDomain, Error> {
-    Ok(HostDomain {
-        uuid: domain.uuid().to_string(),
-        name: domain.name().to_owned(),
-        state: domain.state().await?.into(),
-        mark: mark(domain).await?,
-        orphan: false,
-    })
+async fn find(domain: Domain) -> (Uuid, Result<Found, Error>) {
+    let found = async {
+        let (info, mark) = (domain.info().await?, mark(&domain).await?);
+        let (uuid, name) = (domain.uuid().to_string(), domain.name().to_owned());
+        Ok(Found {
+            domain: HostDomain { uuid, name, state: info.state.into(), mark, orphan: false },
+            size: Size { vcpus: info.vcpus, memory_bytes: info.max_memory_bytes },
+        })
+    };
+    (domain.uuid(), found.await)
 }
 
 /// The mark of this project; one that cannot be read is somebody else's.
@@ -330,14 +368,16 @@ async fn mark(domain: &Domain) -> Result<Option<DomainMark>, Error> {
 }
 
 async fn read_facts(connection: &Connection) -> Result<HostFacts, Error> {
-    let (uri, libvirt, hypervisor, node) = tokio::try_join!(
+    let (uri, driver, libvirt, hypervisor, node) = tokio::try_join!(
         connection.uri(),
+        connection.hypervisor_type(),
         connection.lib_version(),
         connection.hypervisor_version(),
         connection.node_info()
     )?;
     Ok(HostFacts {
         uri,
+        driver,
         libvirt_version: libvirt.to_string(),
         hypervisor_version: hypervisor.map(|version| version.to_string()),
         architecture: node.model,
@@ -359,7 +399,7 @@ mod tests {
     use super::*;
     use kubevmm_api::vm::DomainState;
 
-    fn domain(number: u128, state: DomainState, marked: bool) -> (Uuid, HostDomain) {
+    fn domain(number: u128, state: DomainState, marked: bool) -> (Uuid, Found) {
         let uuid = Uuid::from_u128(number);
         let mark = marked.then(|| DomainMark {
             cluster_id: "c".into(),
@@ -368,7 +408,8 @@ mod tests {
             uid: "u".into(),
             epoch: 1,
         });
-        (uuid, HostDomain { uuid: uuid.to_string(), name: "d".into(), state, mark, orphan: false })
+        let domain = HostDomain { uuid: uuid.to_string(), name: "d".into(), state, mark, orphan: false };
+        (uuid, Found { domain, size: Size { vcpus: 1, memory_bytes: 1 << 30 } })
     }
 
     #[tokio::test(start_paused = true)]
@@ -376,13 +417,22 @@ mod tests {
         use DomainState::{Running, Shutoff};
         let now = Instant::now();
         let told = BTreeMap::from([domain(1, Running, true), domain(2, Running, false)]);
-        let reported = Reported { session: "s".into(), domains: told.clone(), at: now };
-        assert!(reported.will_do("s", &told, now + FOREIGN_PAUSE * 9), "nothing is new");
-        assert!(!reported.will_do("t", &told, now), "another session reads for itself");
+        let unmanaged = |domains: &BTreeMap<Uuid, Found>| used(domains.values().filter(|it| it.domain.mark.is_none()));
+        let reported = Reported { session: "s".into(), domains: told.clone(), unmanaged: unmanaged(&told), at: now };
+        let will_do = |session, domains, now| reported.will_do(session, domains, &unmanaged(domains), now);
+        assert!(will_do("s", &told, now + FOREIGN_PAUSE * 9), "nothing is new");
+        assert!(!will_do("t", &told, now), "another session reads for itself");
         let ours = BTreeMap::from([domain(1, Shutoff, true), domain(2, Running, false)]);
-        assert!(!reported.will_do("s", &ours, now));
+        assert!(!will_do("s", &ours, now));
         let foreign = BTreeMap::from([domain(1, Running, true), domain(3, Running, false)]);
-        assert!(reported.will_do("s", &foreign, now + FOREIGN_PAUSE / 2));
-        assert!(!reported.will_do("s", &foreign, now + FOREIGN_PAUSE));
+        assert!(will_do("s", &foreign, now + FOREIGN_PAUSE / 2));
+        assert!(!will_do("s", &foreign, now + FOREIGN_PAUSE));
+        let mut grown = told.clone();
+        grown.get_mut(&Uuid::from_u128(1)).unwrap().size.vcpus = 2;
+        assert!(!will_do("s", &grown, now), "it counts for more");
+        assert!(
+            !reported.will_do("s", &told, &used(told.values()), now + FOREIGN_PAUSE),
+            "a VM that is only watched now"
+        );
     }
 }

@@ -4,9 +4,13 @@
 //! Each part sets its own piece as often as it likes. A piece that has not been set since the start keeps what the
 //! executor before this one wrote.
 
+mod capabilities;
+mod devices;
 mod inventory;
 mod news;
+mod offers;
 mod status;
+mod usage;
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -16,15 +20,18 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, Patch, PatchParams};
 use kubevmm_api::common::Accelerator;
 use kubevmm_api::condition::Wanted;
-use kubevmm_api::hypervisor::{AcceleratorStatus, HostDomain, HostImage, HostNetwork, HostPool};
+use kubevmm_api::hypervisor::{AcceleratorStatus, HostDevice, HostImage, HostNetwork, HostPool};
 use kubevmm_api::{Hypervisor, HypervisorStatus, MANAGER_EXECUTOR};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::Instant;
 
+pub use capabilities::Offers;
 pub use inventory::{forward_events, run as run_inventory};
-pub use status::{HostFacts, Pieces};
+pub use status::{Domains, HostFacts, Pieces};
 
 use crate::events::EventRecorder;
+use crate::libvirt::Event;
 use crate::store::Cache;
 
 /// Changes within this time are one write.
@@ -78,9 +85,19 @@ impl HostReport {
         self.set(|pieces| pieces.images = Some(images));
     }
 
-    /// The domains, all of them, as they were read in `session`.
-    pub fn domains(&self, session: String, domains: Vec<HostDomain>) {
-        self.set(|pieces| pieces.domains = Some((session, domains)));
+    /// The domains, all of them.
+    pub fn domains(&self, domains: Domains) {
+        self.set(|pieces| pieces.domains = Some(domains));
+    }
+
+    /// What the host offers to guests.
+    pub fn offers(&self, offers: Offers) {
+        self.set(|pieces| pieces.offers = Some(offers));
+    }
+
+    /// The host's devices for guests, all that were looked at, and the number of those that were not.
+    pub fn devices(&self, devices: Vec<HostDevice>, unread: usize) {
+        self.set(move |pieces| pieces.devices = Some((devices, unread)));
     }
 
     /// What libvirt says of the host.
@@ -116,6 +133,24 @@ impl HostReport {
 
     fn set(&self, change: impl FnOnce(&mut Pieces) + Send + 'static) {
         drop(self.messages.send(Message::Set(Box::new(change))));
+    }
+}
+
+/// Hands an event of libvirt to `note`, and all that have piled up behind it, for what they tell is one state. `None` when
+/// none will come any more.
+fn take_up(
+    first: Result<Arc<Event>, RecvError>,
+    events: &mut broadcast::Receiver<Arc<Event>>,
+    mut note: impl FnMut(Result<&Event, &RecvError>),
+) -> Option<()> {
+    note(first.as_deref());
+    loop {
+        match events.try_recv() {
+            Ok(event) => note(Ok(&event)),
+            Err(TryRecvError::Lagged(lost)) => note(Err(&RecvError::Lagged(lost))),
+            Err(TryRecvError::Empty) => return Some(()),
+            Err(TryRecvError::Closed) => return None,
+        }
     }
 }
 
@@ -181,7 +216,7 @@ impl Writer {
         let Some(object) = base.as_ref() else { return Err(crate::Error::NoHypervisor { node: self.node.clone() }) };
         let before = object.status.clone().unwrap_or_default();
         let now = Time(Timestamp::now());
-        let after = status::merged(&before, &self.pieces, object.metadata.generation, &now);
+        let after = status::merged(&object.spec, &before, &self.pieces, object.metadata.generation, &now);
         if after == before {
             return Ok(());
         }

@@ -3,13 +3,19 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kubevmm_api::common::Accelerator;
 use kubevmm_api::condition::Wanted;
-use kubevmm_api::hypervisor::{AcceleratorPolicy, AcceleratorStatus, HostDomain, HostImage, HostNetwork, HostPool};
-use kubevmm_api::{HypervisorStatus, Quantity};
+use kubevmm_api::hypervisor::{
+    AcceleratorPolicy, AcceleratorStatus, HostDevice, HostDomain, HostImage, HostNetwork, HostPool, HostUsage,
+};
+use kubevmm_api::{HypervisorSpec, HypervisorStatus, Quantity};
 
+use super::capabilities::Offers;
+use super::usage;
 use crate::kvm::KvmProbe;
 
 /// Domains without a mark that are listed; about 150 bytes each.
 const MOST_FOREIGN: usize = 500;
+/// Devices that are listed; about 300 bytes each.
+const MOST_DEVICES: usize = 512;
 
 /// What the parts of the executor have found since its start.
 #[derive(Default)]
@@ -24,10 +30,26 @@ pub struct Pieces {
     pub networks: Option<Vec<HostNetwork>>,
     /// The images.
     pub images: Option<Vec<HostImage>>,
-    /// The domains with the session in which they were read.
-    pub domains: Option<(String, Vec<HostDomain>)>,
+    /// What the host offers to guests.
+    pub offers: Option<Offers>,
+    /// Its devices, and the number of those that were not looked at.
+    pub devices: Option<(Vec<HostDevice>, usize)>,
+    /// The domains.
+    pub domains: Option<Domains>,
     /// The condition Ready.
     pub ready: Option<Wanted>,
+}
+
+/// The domains of the host.
+pub struct Domains {
+    /// The session in which they were read.
+    pub session: String,
+    /// All of them.
+    pub domains: Vec<HostDomain>,
+    /// What those have that run.
+    pub used: HostUsage,
+    /// Of it, what those have that have no placement pod.
+    pub unmanaged: HostUsage,
 }
 
 /// What libvirt says of itself and of the host.
@@ -35,6 +57,8 @@ pub struct Pieces {
 pub struct HostFacts {
     /// The URI, as libvirt completed it.
     pub uri: String,
+    /// Driver of libvirt.
+    pub driver: String,
     /// Version of libvirt.
     pub libvirt_version: String,
     /// Version of QEMU.
@@ -49,6 +73,7 @@ pub struct HostFacts {
 
 /// The status with the pieces that are known put over what is there.
 pub(super) fn merged(
+    spec: &HypervisorSpec,
     before: &HypervisorStatus,
     pieces: &Pieces,
     generation: Option<i64>,
@@ -57,6 +82,7 @@ pub(super) fn merged(
     let mut status = before.clone();
     if let Some(facts) = &pieces.facts {
         status.uri = Some(facts.uri.clone());
+        status.driver = Some(facts.driver.clone());
         status.libvirt_version = Some(facts.libvirt_version.clone());
         status.hypervisor_version = facts.hypervisor_version.clone();
         status.architecture = Some(facts.architecture.clone());
@@ -76,7 +102,17 @@ pub(super) fn merged(
         status.images =
             sorted(images, |i| (i.kind, i.namespace.clone(), i.name.clone(), i.uid.clone(), i.pool_name.clone()));
     }
-    if let Some((session, domains)) = &pieces.domains {
+    if let Some(Offers { capabilities, numa }) = &pieces.offers {
+        status.capabilities = Some(capabilities.clone());
+        status.numa = numa.clone();
+    }
+    if let Some((devices, unread)) = &pieces.devices {
+        status.devices = sorted(devices, |device| device.name.clone());
+        status.devices.truncate(MOST_DEVICES);
+        status.unlisted_device_count =
+            written(devices.len() + unread - status.devices.len()).filter(|count| *count > 0);
+    }
+    if let Some(Domains { session, domains, used, unmanaged }) = &pieces.domains {
         let count = |which: fn(&HostDomain) -> bool| domains.iter().filter(|domain| which(domain)).count();
         let foreign = count(|domain| domain.mark.is_none());
         status.session = Some(session.clone());
@@ -85,7 +121,10 @@ pub(super) fn merged(
         status.orphan_count = written(count(|domain| domain.orphan));
         status.foreign_count = written(foreign);
         status.unlisted_count = written(domains.len() - status.domains.len()).filter(|count| *count > 0);
+        (status.used, status.unmanaged) = (Some(used.clone()), Some(unmanaged.clone()));
     }
+    status.allocatable = usage::allocatable(spec, &status);
+    status.usage = usage::in_words(&status);
     if let Some(ready) = &pieces.ready {
         status.conditions = vec![ready.over(&before.conditions, generation, now)];
     }
@@ -130,7 +169,7 @@ mod tests {
     use super::*;
     use k8s_openapi::jiff::Timestamp;
     use kubevmm_api::condition;
-    use kubevmm_api::hypervisor::DomainMark;
+    use kubevmm_api::hypervisor::{DomainMark, HostCapabilities, HostCpu};
     use kubevmm_api::vm::DomainState;
 
     fn domain(uuid: &str, orphan: bool) -> HostDomain {
@@ -149,6 +188,15 @@ mod tests {
         HostDomain { uuid: uuid.into(), name, state: DomainState::Running, mark: None, orphan: false }
     }
 
+    fn piece(session: &str, domains: Vec<HostDomain>) -> Domains {
+        let usage = |vcpus| HostUsage { domains: 1, vcpus, memory: Quantity::from_bytes(1 << 30) };
+        Domains { session: session.into(), domains, used: usage(3), unmanaged: usage(1) }
+    }
+
+    fn over_nothing(pieces: &Pieces) -> HypervisorStatus {
+        merged(&HypervisorSpec::default(), &HypervisorStatus::default(), pieces, Some(1), &at(1))
+    }
+
     fn at(second: i64) -> Time {
         Time(Timestamp::from_second(second).unwrap())
     }
@@ -161,16 +209,16 @@ mod tests {
             libvirt_version: Some("11.3.0".into()),
             ..Default::default()
         };
-        assert_eq!(merged(&before, &Pieces::default(), Some(1), &at(1)), before);
+        assert_eq!(merged(&HypervisorSpec::default(), &before, &Pieces::default(), Some(1), &at(1)), before);
         let pieces = Pieces { pools: Some(Vec::new()), ..Default::default() };
-        assert_eq!(merged(&before, &pieces, Some(1), &at(1)).domains.len(), 1);
+        assert_eq!(merged(&HypervisorSpec::default(), &before, &pieces, Some(1), &at(1)).domains.len(), 1);
     }
 
     #[test]
     fn domains_are_written_with_their_session_and_counted() {
         let domains = vec![domain("b", true), domain("a", false)];
-        let pieces = Pieces { domains: Some(("new".into(), domains)), ..Default::default() };
-        let after = merged(&HypervisorStatus::default(), &pieces, Some(1), &at(1));
+        let pieces = Pieces { domains: Some(piece("new", domains)), ..Default::default() };
+        let after = over_nothing(&pieces);
         assert_eq!(after.session.as_deref(), Some("new"));
         assert_eq!((after.domain_count, after.orphan_count), (Some(2), Some(1)));
         assert_eq!(after.domains[0].uuid, "a");
@@ -181,8 +229,8 @@ mod tests {
     fn many_foreign_domains_are_counted_and_leave_none_of_ours_out() {
         let mut domains: Vec<_> = (0..1000).map(|n| foreign(&format!("{n:04}"))).collect();
         domains.push(domain("ours", false));
-        let pieces = Pieces { domains: Some(("s".into(), domains)), ..Default::default() };
-        let after = merged(&HypervisorStatus::default(), &pieces, Some(1), &at(1));
+        let pieces = Pieces { domains: Some(piece("s", domains)), ..Default::default() };
+        let after = over_nothing(&pieces);
         assert_eq!((after.domain_count, after.foreign_count), (Some(1), Some(1000)));
         assert_eq!((after.domains.len(), after.unlisted_count), (501, Some(500)));
         assert_eq!(after.domains.last().map(|domain| domain.uuid.as_str()), Some("ours"));
@@ -190,11 +238,72 @@ mod tests {
     }
 
     #[test]
+    fn an_object_of_the_api_stays_small_whatever_is_on_the_host() {
+        let name = |what: &str, n: usize| format!("{what}-{n:04}-of-a-host-with-long-names");
+        let marked = (0..1000).map(|n| {
+            let mut domain = domain(&format!("0a000000-0000-4000-8000-{n:012}"), n % 2 == 0);
+            domain.name = name("namespace.shop", n);
+            let mark = domain.mark.as_mut().unwrap();
+            mark.cluster_id = "067c8fcf-f639-41c1-83e5-74bd7d70ab89".into();
+            mark.uid = "067c8fcf-f639-41c1-83e5-74bd7d70ab89".into();
+            (mark.namespace, mark.name) = (name("namespace", n), name("shop", n));
+            domain
+        });
+        let others = (0..1000)
+            .map(|n| HostDomain { name: "x".repeat(200), ..foreign(&format!("0b000000-0000-4000-8000-{n:012}")) });
+        let device = |n: usize| HostDevice {
+            name: format!("pci_0000_{n:04}_00_0"),
+            address: format!("0000:{n:04}:00.0"),
+            vendor_id: Some("8086".into()),
+            product_id: Some("1572".into()),
+            description: Some("d".repeat(80)),
+            iommu_group: Some(77),
+            parent: Some("pci_0000_41_00_0".into()),
+            ..Default::default()
+        };
+        let names = |what: &str, count: usize| (0..count).map(|n| name(what, n)).collect::<Vec<_>>();
+        let cpu = HostCpu { models: names("EPYC", 100), features: names("avx", 300), ..Default::default() };
+        let capabilities = HostCapabilities { cpu, machines: names("pc-q35", 200), ..Default::default() };
+        let pieces = Pieces {
+            domains: Some(piece("s", marked.chain(others).collect())),
+            devices: Some(((0..2000).map(device).collect(), 5)),
+            offers: Some(Offers { capabilities, numa: Vec::new() }),
+            ..Default::default()
+        };
+        let after = over_nothing(&pieces);
+        assert_eq!((after.domains.len(), after.unlisted_count), (1500, Some(500)));
+        assert_eq!((after.devices.len(), after.unlisted_device_count), (512, Some(1493)));
+        let size = serde_json::to_string(&after).unwrap().len();
+        assert!(size < 1 << 20, "{size}");
+    }
+
+    #[test]
+    fn how_full_the_host_is_follows_from_what_was_found() {
+        let facts = HostFacts {
+            uri: "qemu:///system".into(),
+            driver: "QEMU".into(),
+            libvirt_version: "11.3.0".into(),
+            hypervisor_version: None,
+            architecture: "x86_64".into(),
+            cpus: 4,
+            memory_bytes: 4 << 30,
+        };
+        let pieces = Pieces { facts: Some(facts), domains: Some(piece("s", Vec::new())), ..Default::default() };
+        let words = over_nothing(&pieces).usage.unwrap();
+        assert_eq!((words.cpu.as_str(), words.memory.as_str()), ("3/4", "1Gi/4Gi (25%)"));
+        let spec = serde_yaml_ng::from_str("{overcommit: {cpu: 2}, systemReserved: {memory: 2Gi}}").unwrap();
+        let after = merged(&spec, &HypervisorStatus::default(), &pieces, Some(1), &at(1));
+        let words = after.usage.unwrap();
+        assert_eq!((words.cpu.as_str(), words.memory.as_str()), ("3/8", "1Gi/2Gi (50%)"));
+        assert_eq!(after.unmanaged.unwrap().vcpus, 1);
+    }
+
+    #[test]
     fn the_same_again_is_no_change() {
         let ready = Wanted::yes(condition::READY, "Connected", "");
         let pieces = Pieces { ready: Some(ready), ..Default::default() };
-        let first = merged(&HypervisorStatus::default(), &pieces, Some(1), &at(1));
-        assert_eq!(merged(&first, &pieces, Some(1), &at(2)), first);
+        let first = over_nothing(&pieces);
+        assert_eq!(merged(&HypervisorSpec::default(), &first, &pieces, Some(1), &at(2)), first);
     }
 
     #[test]

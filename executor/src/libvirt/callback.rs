@@ -22,10 +22,11 @@ pub(super) struct Registrations {
     domain: Vec<c_int>,
     network: Vec<c_int>,
     storage_pool: Vec<c_int>,
+    node_device: Vec<c_int>,
 }
 
 /// Registers every event of interest (`virConnectDomainEventRegisterAny`, `virConnectNetworkEventRegisterAny`,
-/// `virConnectStoragePoolEventRegisterAny`). An event that the driver does not know is left out.
+/// `virConnectStoragePoolEventRegisterAny`, `virConnectNodeDeviceEventRegisterAny`). An event that the driver does not know is left out.
 ///
 /// # Safety
 /// `conn` is an open connection.
@@ -33,9 +34,10 @@ pub(super) unsafe fn register(conn: sys::virConnectPtr, events: &EventSender) ->
     type Domain = unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, *mut c_void);
     type Network = unsafe extern "C" fn(sys::virConnectPtr, sys::virNetworkPtr, *mut c_void);
     type Pool = unsafe extern "C" fn(sys::virConnectPtr, sys::virStoragePoolPtr, *mut c_void);
+    type Device = unsafe extern "C" fn(sys::virConnectPtr, sys::virNodeDevicePtr, *mut c_void);
     // SAFETY: each function has exactly the signature that libvirt documents for its event id; libvirt casts it back
     // before it calls it.
-    let (domain, network, pool) = unsafe {
+    let (domain, network, pool, device) = unsafe {
         let domain = [
             (sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, transmute::<*const (), Domain>(on_lifecycle as *const ())),
             (sys::VIR_DOMAIN_EVENT_ID_REBOOT, on_reboot as Domain),
@@ -58,7 +60,11 @@ pub(super) unsafe fn register(conn: sys::virConnectPtr, events: &EventSender) ->
             (sys::VIR_STORAGE_POOL_EVENT_ID_LIFECYCLE, transmute::<*const (), Pool>(on_pool_lifecycle as *const ())),
             (sys::VIR_STORAGE_POOL_EVENT_ID_REFRESH, on_pool_refresh as Pool),
         ];
-        (domain, network, pool)
+        let device = [
+            (sys::VIR_NODE_DEVICE_EVENT_ID_LIFECYCLE, transmute::<*const (), Device>(on_device_lifecycle as *const ())),
+            (sys::VIR_NODE_DEVICE_EVENT_ID_UPDATE, on_device_update as Device),
+        ];
+        (domain, network, pool, device)
     };
     let mut registrations = Registrations::default();
     // SAFETY: `conn` is open; a NULL object means all objects; `opaque` is a boxed sender that `free` frees.
@@ -77,6 +83,12 @@ pub(super) unsafe fn register(conn: sys::virConnectPtr, events: &EventSender) ->
             registrations.storage_pool.extend(attempt(events, |opaque, free| {
                 let id = id as c_int;
                 sys::virConnectStoragePoolEventRegisterAny(conn, ptr::null_mut(), id, Some(callback), opaque, free)
+            })?);
+        }
+        for (id, callback) in device {
+            registrations.node_device.extend(attempt(events, |opaque, free| {
+                let id = id as c_int;
+                sys::virConnectNodeDeviceEventRegisterAny(conn, ptr::null_mut(), id, Some(callback), opaque, free)
             })?);
         }
     }
@@ -113,6 +125,9 @@ impl Registrations {
             }
             for id in self.storage_pool {
                 sys::virConnectStoragePoolEventDeregisterAny(conn, id);
+            }
+            for id in self.node_device {
+                sys::virConnectNodeDeviceEventDeregisterAny(conn, id);
             }
         }
     }
@@ -368,4 +383,31 @@ unsafe extern "C" fn on_pool_lifecycle(
 unsafe extern "C" fn on_pool_refresh(_: sys::virConnectPtr, pool: sys::virStoragePoolPtr, opaque: *mut c_void) {
     // SAFETY: the arguments are libvirt's.
     unsafe { emit_pool(pool, opaque, StoragePoolEvent::Refresh) };
+}
+
+/// # Safety
+/// As libvirt calls a node device callback.
+unsafe fn emit_device(device: sys::virNodeDevicePtr, opaque: *mut c_void) {
+    // SAFETY: by this function's contract; the getter is local.
+    unsafe {
+        if let Some(name) = copy_string(sys::virNodeDeviceGetName(device)) {
+            (*opaque.cast::<EventSender>()).send(Event::NodeDevice { name });
+        }
+    }
+}
+
+unsafe extern "C" fn on_device_lifecycle(
+    _: sys::virConnectPtr,
+    device: sys::virNodeDevicePtr,
+    _kind: c_int,
+    _detail: c_int,
+    opaque: *mut c_void,
+) {
+    // SAFETY: the arguments are libvirt's.
+    unsafe { emit_device(device, opaque) };
+}
+
+unsafe extern "C" fn on_device_update(_: sys::virConnectPtr, device: sys::virNodeDevicePtr, opaque: *mut c_void) {
+    // SAFETY: the arguments are libvirt's.
+    unsafe { emit_device(device, opaque) };
 }

@@ -374,6 +374,30 @@ impl Connection {
         self.call(operation, &object, Patience::Long, call).await
     }
 
+    /// `virConnectBaselineHypervisorCPU` with `VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES` of one CPU: the same CPU with all
+    /// its features, as XML; those that its model implies are named too.
+    pub async fn expanded_cpu(&self, arch: &str, machine: Option<&str>, virt_type: &str, cpu: &str) -> Result<String> {
+        let operation = "virConnectBaselineHypervisorCPU";
+        let object = self.object();
+        let argument = |text| c_string_or_null(text).map_err(|failure| failure.on(operation, &object));
+        let (arch, machine) = (argument(Some(arch))?, argument(machine)?);
+        let (virt_type, cpu) = (argument(Some(virt_type))?, argument(Some(cpu))?);
+        let call = move |conn| {
+            let (arch, machine, virt_type) = (pointer(&arch), pointer(&machine), pointer(&virt_type));
+            let mut cpus = [pointer(&cpu)];
+            let flags = sys::VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES;
+            // SAFETY: the strings and the array of one live during the call; a NULL machine and emulator are allowed.
+            unsafe {
+                let emulator = ptr::null();
+                let cpus = cpus.as_mut_ptr();
+                let expanded =
+                    sys::virConnectBaselineHypervisorCPU(conn, emulator, arch, machine, virt_type, cpus, 1, flags);
+                take_string(expanded)
+            }
+        };
+        self.call(operation, &object, Patience::Long, call).await
+    }
+
     /// `virNodeGetInfo`: the host's hardware.
     pub async fn node_info(&self) -> Result<NodeInfo> {
         self.ask("virNodeGetInfo", |conn| {

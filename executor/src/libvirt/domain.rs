@@ -158,9 +158,11 @@ impl Impact {
     }
 }
 
-/// A domain's size and CPU time (`virDomainInfo`).
+/// A domain's state, size and CPU time (`virDomainInfo`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DomainInfo {
+    /// What it is doing; libvirt gives no reason here.
+    pub state: DomainState,
     /// The most memory that it can have now, in bytes.
     pub max_memory_bytes: u64,
     /// The memory that it has now, in bytes.
@@ -369,6 +371,7 @@ impl Domain {
                 let mut info: sys::_virDomainInfo = std::mem::zeroed();
                 check(sys::virDomainGetInfo(domain, &raw mut info))?;
                 Ok(DomainInfo {
+                    state: DomainState::from_raw(info.state.into(), 0),
                     max_memory_bytes: info.maxMem.saturating_mul(1024),
                     memory_bytes: info.memory.saturating_mul(1024),
                     vcpus: info.nrVirtCpu.into(),

@@ -18,6 +18,8 @@ pub enum ErrorCode {
     NoStoragePool,
     /// `VIR_ERR_NO_STORAGE_VOL`: there is no such volume.
     NoStorageVol,
+    /// `VIR_ERR_NO_NODE_DEVICE`: the host has no such device.
+    NoNodeDevice,
     /// `VIR_ERR_STORAGE_VOL_EXIST`: a volume of this name is there already.
     StorageVolExists,
     /// `VIR_ERR_STORAGE_POOL_BUILT`: the pool has been built before.
@@ -86,7 +88,11 @@ impl Error {
     pub fn is_not_found(&self) -> bool {
         matches!(
             self.code,
-            ErrorCode::NoDomain | ErrorCode::NoNetwork | ErrorCode::NoStoragePool | ErrorCode::NoStorageVol
+            ErrorCode::NoDomain
+                | ErrorCode::NoNetwork
+                | ErrorCode::NoStoragePool
+                | ErrorCode::NoStorageVol
+                | ErrorCode::NoNodeDevice
         )
     }
 
@@ -94,6 +100,20 @@ impl Error {
     #[must_use]
     pub fn is_connection_lost(&self) -> bool {
         self.code == ErrorCode::ConnectionLost
+    }
+
+    /// Might the same call succeed later, without anything else being done?
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(
+            self.code,
+            ErrorCode::ConnectionLost
+                | ErrorCode::Timeout
+                | ErrorCode::Busy
+                | ErrorCode::OperationTimeout
+                | ErrorCode::ResourceBusy
+                | ErrorCode::SystemError
+        )
     }
 
     /// What a person can do about it, where that can be said in general.
@@ -175,6 +195,7 @@ fn code(number: i32, domain: i32) -> ErrorCode {
         sys::VIR_ERR_NO_NETWORK => ErrorCode::NoNetwork,
         sys::VIR_ERR_NO_STORAGE_POOL => ErrorCode::NoStoragePool,
         sys::VIR_ERR_NO_STORAGE_VOL => ErrorCode::NoStorageVol,
+        sys::VIR_ERR_NO_NODE_DEVICE => ErrorCode::NoNodeDevice,
         sys::VIR_ERR_STORAGE_VOL_EXIST => ErrorCode::StorageVolExists,
         sys::VIR_ERR_STORAGE_POOL_BUILT => ErrorCode::StoragePoolBuilt,
         sys::VIR_ERR_OPERATION_INVALID => ErrorCode::OperationInvalid,

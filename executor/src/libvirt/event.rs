@@ -47,6 +47,11 @@ pub enum Event {
         /// What.
         event: NetworkEvent,
     },
+    /// A device of the host came, went or changed (`VIR_NODE_DEVICE_EVENT_ID_LIFECYCLE`, `…_UPDATE`): read it anew.
+    NodeDevice {
+        /// Its name.
+        name: String,
+    },
 }
 
 /// The identity of a libvirt object, as it was when the event happened.

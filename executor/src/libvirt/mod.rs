@@ -13,7 +13,7 @@
 //! - **Stream threads** (`libvirt-upload`, `libvirt-download`): one for each volume's bytes under way.
 //!
 //! Nothing here blocks a thread of the async runtime. Handles ([`Connection`], [`Domain`], [`Network`],
-//! [`StoragePool`], [`StorageVol`]) are cheap to clone, `Send` and `Sync`; the C object is released with the last clone,
+//! [`NodeDevice`], [`StoragePool`], [`StorageVol`]) are cheap to clone, `Send` and `Sync`; the C object is released with the last clone,
 //! and the connection is closed, on a call thread, after the last handle of it.
 //!
 //! # Events
@@ -36,6 +36,7 @@ mod handle;
 mod hypervisor;
 pub(crate) mod kvm_probe;
 mod network;
+mod node_device;
 mod storage_pool;
 mod storage_vol;
 mod stream;
@@ -59,6 +60,7 @@ pub use event::{
 pub use guest::{AddressSource, GuestInfo, GuestInterface, InterfaceAddress};
 pub use hypervisor::{Hypervisor, LinkState};
 pub use network::{DhcpLease, Network};
+pub use node_device::NodeDevice;
 pub use storage_pool::{StoragePool, StoragePoolInfo};
 pub use storage_vol::{ResizeOptions, StorageVol, StorageVolInfo};
 pub use stream::{Download, Upload};

@@ -339,3 +339,14 @@ async fn the_manager_tries_until_there_is_something_to_connect_to() {
     let event = tokio::time::timeout(Duration::from_secs(10), events.recv()).await.unwrap();
     assert_eq!(event, Some(Event::Connected { generation: 1 }));
 }
+
+#[tokio::test]
+async fn devices_of_the_host_are_found_by_name() {
+    // Only this one of the driver's hosts has devices.
+    let (connection, _events) = Connection::open("test:///default", Options::default()).await.unwrap();
+    let computer = connection.lookup_node_device("computer").await.unwrap().unwrap();
+    assert_eq!(computer.name(), "computer");
+    assert!(computer.xml().await.unwrap().contains("<name>computer</name>"));
+    assert!(connection.lookup_node_device("pci_0000_00_00_0").await.unwrap().is_none());
+    assert!(connection.list_guest_devices().await.unwrap().is_empty(), "a computer is for no guest");
+}

@@ -225,7 +225,7 @@ impl Tasks {
             }
             // Which disks of an observed domain are volumes.
             Event::StoragePool { event: StoragePoolEvent::Lifecycle(_), .. } => self.all(|| Input::Pools),
-            Event::StoragePool { .. } | Event::Network { .. } => {}
+            Event::StoragePool { .. } | Event::Network { .. } | Event::NodeDevice { .. } => {}
         }
     }
 

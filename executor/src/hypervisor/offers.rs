@@ -1,0 +1,189 @@
+//! What the host offers to guests: its capabilities, read when libvirt is connected and when the accelerator changes, and
+//! its devices, kept current by libvirt's events. It has a loop of its own, for libvirt may start a QEMU to find out, and
+//! nobody shall wait for that to learn of the domains.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use kubevmm_api::common::Accelerator;
+use kubevmm_api::hypervisor::HostDevice;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
+
+use super::capabilities::{self, Documents};
+use super::inventory::ASK_AGAIN;
+use super::status::accelerator;
+use super::{devices, take_up};
+use crate::Error;
+use crate::host::Context;
+use crate::kvm::KvmProbe;
+use crate::libvirt::{Connection, Event, NodeDevice};
+
+/// Calls about devices at a time: others have calls to make as well.
+const AT_A_TIME: usize = 2;
+/// Most devices that are read; hosts with many virtual functions have some thousands.
+const MOST_READ: usize = 4096;
+
+/// Reports what the host offers for as long as the process lives.
+pub(super) async fn run(context: Context, probed: KvmProbe) {
+    let mut events = context.libvirt_events.subscribe();
+    let mut hypervisors = context.store.hypervisors.changes();
+    let mut offers = Offers {
+        context,
+        probed,
+        read_for: None,
+        stale: true,
+        devices: BTreeMap::new(),
+        unread: 0,
+        to_look_at: BTreeSet::new(),
+        ask_again: None,
+    };
+    loop {
+        offers.refresh().await;
+        let wake = offers.ask_again;
+        tokio::select! {
+            event = events.recv() => {
+                if take_up(event, &mut events, |event| offers.note(event)).is_none() {
+                    return;
+                }
+            }
+            _ = hypervisors.changed() => {}
+            () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => offers.ask_again = None,
+        }
+    }
+}
+
+struct Offers {
+    context: Context,
+    probed: KvmProbe,
+    /// The accelerator that the capabilities were read for; `None`: they must be read.
+    read_for: Option<Accelerator>,
+    /// The devices must be read anew.
+    stale: bool,
+    devices: BTreeMap<String, HostDevice>,
+    /// Devices that were too many to be read.
+    unread: usize,
+    /// Devices of which an event has told.
+    to_look_at: BTreeSet<String>,
+    /// When to ask libvirt again that did not answer.
+    ask_again: Option<Instant>,
+}
+
+impl Offers {
+    /// Takes up one event of libvirt; nothing is asked yet.
+    fn note(&mut self, event: Result<&Event, &RecvError>) {
+        match event {
+            Ok(Event::Connected { .. } | Event::Disconnected { .. }) => {
+                self.read_for = None;
+                self.stale = true;
+                self.ask_again = None;
+            }
+            Err(_) | Ok(Event::Lost) => self.stale = true,
+            Ok(Event::NodeDevice { name }) if devices::may_be_one(name) => drop(self.to_look_at.insert(name.clone())),
+            Ok(_) => {}
+        }
+    }
+
+    /// Brings the report up to date with what is known.
+    async fn refresh(&mut self) {
+        // The return of libvirt is told.
+        let Ok(connection) = self.context.libvirt.connection() else { return };
+        if self.ask_again.is_some() {
+            return;
+        }
+        let policy = self.context.store.hypervisors.get_cluster(&self.context.node).map(|it| it.spec.accelerator);
+        let kind = accelerator(policy.unwrap_or_default(), &self.probed).kind;
+        if let Err(error) = self.refresh_from(&connection, kind).await {
+            tracing::warn!(%error, "cannot read what this host offers to guests; trying again");
+            self.ask_again = Some(Instant::now() + ASK_AGAIN);
+        }
+    }
+
+    async fn refresh_from(&mut self, connection: &Connection, kind: Accelerator) -> Result<(), Error> {
+        if self.read_for != Some(kind) {
+            let architecture = connection.node_info().await?.model;
+            let documents = documents(connection, &architecture, kind).await?;
+            match capabilities::read(&documents, &architecture, kind) {
+                Ok(offers) => self.context.report.offers(offers),
+                Err(error) => tracing::warn!(%error, "libvirt's capabilities cannot be read: they are not reported"),
+            }
+            self.read_for = Some(kind);
+        }
+        if std::mem::take(&mut self.stale) {
+            let read = self.read_devices(connection).await;
+            self.stale = read.is_err();
+            read?;
+        } else if self.to_look_at.is_empty() {
+            return Ok(());
+        }
+        while let Some(name) = self.to_look_at.pop_first() {
+            match self.look_at(connection, &name).await {
+                Ok(Some(device)) => drop(self.devices.insert(name, device)),
+                Ok(None) => drop(self.devices.remove(&name)),
+                Err(error) => {
+                    self.to_look_at.insert(name);
+                    return Err(error);
+                }
+            }
+        }
+        self.context.report.devices(self.devices.values().cloned().collect(), self.unread);
+        Ok(())
+    }
+
+    async fn read_devices(&mut self, connection: &Connection) -> Result<(), Error> {
+        self.to_look_at.clear();
+        let mut listed = connection.list_guest_devices().await?;
+        self.unread = listed.len().saturating_sub(MOST_READ);
+        listed.sort_by(|a, b| a.name().cmp(b.name()));
+        listed.truncate(MOST_READ);
+        let reads = futures::stream::iter(listed).map(read);
+        let read: Vec<_> = reads.buffer_unordered(AT_A_TIME).try_collect().await?;
+        self.devices = read.into_iter().flatten().map(|device| (device.name.clone(), device)).collect();
+        Ok(())
+    }
+
+    async fn look_at(&self, connection: &Connection, name: &str) -> Result<Option<HostDevice>, Error> {
+        match connection.lookup_node_device(name).await? {
+            Some(device) => read(device).await,
+            None => Ok(None),
+        }
+    }
+}
+
+/// The device, if it is there and one for guests.
+async fn read(device: NodeDevice) -> Result<Option<HostDevice>, Error> {
+    match device.xml().await {
+        Ok(xml) => Ok(devices::read(&xml)),
+        // It went while it was read; its event says so too.
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Asks libvirt. What a driver does not tell of domains is left out.
+async fn documents(connection: &Connection, architecture: &str, kind: Accelerator) -> Result<Documents, Error> {
+    let (machine, domain_type) = (capabilities::usual_machine(architecture), capabilities::domain_type(kind));
+    let host = connection.capabilities().await?;
+    let domain = connection.domain_capabilities(Some(architecture), machine, Some(domain_type)).await;
+    let domain = known(domain, "what domains can have")?;
+    let cpu = match domain.as_deref().and_then(capabilities::host_model) {
+        Some(cpu) => {
+            let expanded = connection.expanded_cpu(architecture, machine, domain_type, &cpu).await;
+            known(expanded, "all features of the CPU of host-model")?
+        }
+        None => None,
+    };
+    Ok(Documents { host, domain, cpu })
+}
+
+/// What libvirt answered; `None` if it has no answer at all and will have none.
+fn known<T>(answer: crate::libvirt::Result<T>, what: &str) -> Result<Option<T>, Error> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if error.may_pass() => Err(error.into()),
+        Err(error) => {
+            tracing::warn!(%error, "libvirt does not say {what}");
+            Ok(None)
+        }
+    }
+}
