@@ -61,8 +61,11 @@ impl Daemon {
         if host.is_control_plane() {
             return CONTROL_PLANE.to_vec();
         }
-        let is_libvirt = |daemon: Self| matches!(daemon, Self::Virtlogd | Self::Libvirtd);
-        NODE.iter().copied().filter(|daemon| options.has_libvirt(host) || !is_libvirt(*daemon)).collect()
+        let has = |daemon: &Self| match daemon {
+            Self::Virtlogd | Self::Libvirtd => options.has_libvirt(host),
+            _ => options.has_kubelet(host),
+        };
+        NODE.iter().copied().filter(has).collect()
     }
 
     /// The program, its environment and its arguments, inside the host.
@@ -146,6 +149,7 @@ fn api_server(options: &Options) -> Vec<String> {
         "--service-account-issuer=https://kubernetes.default.svc",
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
+        "--enable-bootstrap-token-auth=true",
         "--allow-privileged=true",
         "--kubelet-preferred-address-types=InternalIP",
         "--kubelet-certificate-authority=/etc/kubernetes/ca.crt",
@@ -341,6 +345,12 @@ mod tests {
         let options = Options { no_libvirt: vec![HostName::Node(2)], ..Options::default() };
         assert_eq!(Daemon::of(&options, HostName::Node(2)), [Daemon::Containerd, Daemon::Kubelet]);
         assert!(Daemon::of(&options, HostName::Node(1)).contains(&Daemon::Libvirtd));
+    }
+
+    #[test]
+    fn an_external_host_has_only_libvirts_daemons() {
+        let options = Options { external: vec![HostName::Node(2)], ..Options::default() };
+        assert_eq!(Daemon::of(&options, HostName::Node(2)), [Daemon::Virtlogd, Daemon::Libvirtd]);
     }
 
     #[test]

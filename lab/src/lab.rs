@@ -122,7 +122,7 @@ impl Lab {
         info!("booting cp, {}", names.join(", "));
         self.start_hosts(&options.node_names())?;
         info!("waiting until the nodes are Ready");
-        self.wait_ready(&options.node_names())?;
+        self.wait_ready(&options.kubelet_names())?;
         let mark = remains::up_mark(options);
         fs::write(&mark, process::boot_id()).file("write", mark)?;
         info!("the lab is up");
@@ -155,15 +155,16 @@ impl Lab {
             result
         })?;
         // A kubelet that starts before the API server backs off.
-        nodes.iter().try_for_each(|name| self.host(*name).start_daemon(Daemon::Kubelet))?;
-        nodes.iter().try_for_each(|name| self.host(*name).wait_daemon(Daemon::Kubelet))
+        let mut kubelets = nodes.iter().filter(|name| self.options.has_kubelet(**name));
+        kubelets.clone().try_for_each(|name| self.host(*name).start_daemon(Daemon::Kubelet))?;
+        kubelets.try_for_each(|name| self.host(*name).wait_daemon(Daemon::Kubelet))
     }
 
     fn start_node_until_kubelet(&self, name: HostName) -> Result<()> {
         let host = self.host(name);
         self.boot_if_down(host)?;
         self.start_daemons(host, Some(Daemon::Kubelet))?;
-        host.import_own_images(&self.artifacts)
+        if self.options.has_kubelet(name) { host.import_own_images(&self.artifacts) } else { Ok(()) }
     }
 
     fn boot_if_down(&self, host: Host<'_>) -> Result<()> {
@@ -197,10 +198,10 @@ impl Lab {
         hosts
     }
 
-    /// The nodes that are up.
+    /// The nodes that are up: external hosts are none of the lab's.
     pub fn running_nodes(&self) -> Vec<HostName> {
         let mut hosts = self.hosts();
-        hosts.retain(|name| !name.is_control_plane() && self.host(*name).init().is_some());
+        hosts.retain(|name| self.options.has_kubelet(*name) && self.host(*name).init().is_some());
         hosts
     }
 
@@ -350,7 +351,7 @@ impl Lab {
         self.running_nodes().into_iter().try_for_each(|host| self.import_image(host, archive))
     }
 
-    /// Boots a host that is down, or a new one, and waits until it is ready.
+    /// Boots a host that is down, or a new one, and waits until it is ready; of an external host, until its libvirt is.
     ///
     /// # Errors
     /// [`Error::HostUp`], or when something does not start.
@@ -364,6 +365,9 @@ impl Lab {
             return Err(Error::HostUp(name.to_string()));
         }
         self.start_node_until_kubelet(name)?;
+        if !self.options.has_kubelet(name) {
+            return Ok(());
+        }
         self.start_daemon(name, Daemon::Kubelet)?;
         self.wait_ready(&[name])
     }
@@ -415,13 +419,25 @@ impl Lab {
 
 /// The options of a lab that is up with what is asked for now: more nodes, and nothing else.
 fn added_to(before: &Options, asked: &Options) -> Result<Options> {
-    let mut no_libvirt = before.no_libvirt.clone();
-    no_libvirt.extend(asked.no_libvirt.iter().filter(|host| !before.no_libvirt.contains(host)));
-    let together = Options { nodes: before.nodes.max(asked.nodes), no_libvirt, ..before.clone() };
-    let as_asked = Options { nodes: asked.nodes, no_libvirt: asked.no_libvirt.clone(), ..before.clone() };
-    let lost_libvirt =
-        together.no_libvirt.iter().any(|host| host.number() <= before.nodes && before.has_libvirt(*host));
-    if as_asked == *asked && !lost_libvirt {
+    let together = |before: &[HostName], asked: &[HostName]| {
+        let new = asked.iter().filter(|host| !before.contains(host));
+        before.iter().chain(new).copied().collect::<Vec<_>>()
+    };
+    let (no_libvirt, external) =
+        (together(&before.no_libvirt, &asked.no_libvirt), together(&before.external, &asked.external));
+    let together = Options { nodes: before.nodes.max(asked.nodes), no_libvirt, external, ..before.clone() };
+    let as_asked = Options {
+        nodes: asked.nodes,
+        no_libvirt: asked.no_libvirt.clone(),
+        external: asked.external.clone(),
+        ..before.clone()
+    };
+    let there = (1..=before.nodes).map(HostName::Node);
+    let mut changed = there.filter(|host| {
+        (before.has_libvirt(*host), before.has_kubelet(*host))
+            != (together.has_libvirt(*host), together.has_kubelet(*host))
+    });
+    if as_asked == *asked && changed.next().is_none() {
         return Ok(together);
     }
     let dir = before.dir.display();
@@ -450,6 +466,7 @@ mod tests {
         for other in [
             Options { max_pods: 200, ..before.clone() },
             Options { no_libvirt: vec![HostName::Node(1)], ..before.clone() },
+            Options { external: vec![HostName::Node(1)], ..before.clone() },
         ] {
             assert!(added_to(&before, &other).unwrap_err().to_string().contains("lab down"));
         }

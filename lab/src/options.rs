@@ -61,6 +61,11 @@ pub struct Options {
     #[arg(long, value_delimiter = ',', value_name = "HOST")]
     pub no_libvirt: Vec<HostName>,
 
+    /// Hosts with libvirt that are no nodes: without container runtime and kubelet, for example h4
+    #[arg(long, value_delimiter = ',', value_name = "HOST")]
+    #[serde(default)]
+    pub external: Vec<HostName>,
+
     /// How fast Kubernetes notices that a node is gone
     #[arg(long, env = "LAB_TIMINGS", value_enum, default_value_t)]
     pub timings: Timings,
@@ -94,6 +99,7 @@ impl Default for Options {
             pods: Ipv4Addr::new(10, 78, 0, 0),
             services: Ipv4Addr::new(10, 96, 0, 0),
             no_libvirt: Vec::new(),
+            external: Vec::new(),
             timings: Timings::Real,
             max_pods: 110,
             audit: false,
@@ -138,6 +144,9 @@ impl Options {
         if self.no_libvirt.contains(&HostName::ControlPlane) {
             return refuse("--no-libvirt", "cp has no libvirt anyway; name nodes");
         }
+        if self.external.iter().any(|host| host.is_control_plane() || self.no_libvirt.contains(host)) {
+            return refuse("--external", "hosts other than cp, and not those of --no-libvirt");
+        }
         Ok(())
     }
 
@@ -146,7 +155,7 @@ impl Options {
         self.disks.join(self.dir.file_name().unwrap_or_default())
     }
 
-    /// The nodes that `up` makes.
+    /// The hosts that `up` makes, beside cp.
     pub fn node_names(&self) -> Vec<HostName> {
         (1..=self.nodes).map(HostName::Node).collect()
     }
@@ -154,6 +163,16 @@ impl Options {
     /// Whether a node gets a libvirtd.
     pub fn has_libvirt(&self, host: HostName) -> bool {
         !host.is_control_plane() && !self.no_libvirt.contains(&host)
+    }
+
+    /// Whether a host is a node: it has a container runtime and a kubelet.
+    pub fn has_kubelet(&self, host: HostName) -> bool {
+        !host.is_control_plane() && !self.external.contains(&host)
+    }
+
+    /// The nodes that `up` makes, without external hosts.
+    pub fn kubelet_names(&self) -> Vec<HostName> {
+        self.node_names().into_iter().filter(|name| self.has_kubelet(*name)).collect()
     }
 
     /// The directory of one host's state that does not survive a reboot of the machine.
@@ -219,6 +238,9 @@ mod tests {
         assert!(refused(|o| o.pods = Ipv4Addr::new(10, 0, 1, 0)).starts_with("option --pods"));
         assert!(refused(|o| o.nodes = 0).starts_with("option N"));
         assert!(refused(|o| o.no_libvirt = vec![HostName::ControlPlane]).starts_with("option --no-libvirt"));
+        assert!(refused(|o| o.external = vec![HostName::ControlPlane]).starts_with("option --external"));
+        let both = |o: &mut Options| (o.external, o.no_libvirt) = (vec![HostName::Node(2)], vec![HostName::Node(2)]);
+        assert!(refused(both).starts_with("option --external"));
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub(super) fn prepare_disk(options: &Options, host: HostName) -> Result<()> {
         make_dir(&disk.join("etcd"))?;
         fs::set_permissions(disk.join("etcd"), fs::Permissions::from_mode(0o700)).file("protect", disk.join("etcd"))?;
     } else {
+        // Mounted in every host; where no kubelet runs they stay empty.
         for dir in ["containerd", "kubelet"] {
             make_dir(&disk.join(dir))?;
         }
@@ -60,6 +61,9 @@ fn make_node_files(options: &Options, host: HostName, files: &Files) -> Result<(
             files.write(&format!("{dir}/default.xml"), text)?;
             files.link(&format!("{dir}/autostart/default.xml"), "../default.xml")?;
         }
+    }
+    if !options.has_kubelet(host) {
+        return Ok(());
     }
     files.write("/etc/containerd/config.toml", include_str!("../../host-files/containerd.toml"))?;
     files.write_json("/etc/cni/net.d/10-lab.conflist", &pod_network(options, host))?;
