@@ -138,6 +138,7 @@ mod tests {
         "NoExecute",
         "NoSchedule",
         "Node",
+        "NotMeasured",
         "Observe",
         "Place",
         "OutOfcpu",
