@@ -63,6 +63,9 @@ pub const EVICT: &str = "kubevmm.io/evict";
 /// Label (`"true"`) and taint (NoSchedule) of a Node that is an external host: a libvirt host without a kubelet. The Lease
 /// of its executor has the label, too.
 pub const EXTERNAL: &str = "kubevmm.io/external";
+/// Cause in the answer to an eviction (`status.details.causes`) of a VM that stays where it is until somebody changes
+/// something.
+pub const EVICTION_BLOCKED: &str = "EvictionBlocked";
 /// Namespace of the controller, the executors and their Leases.
 pub const SYSTEM_NAMESPACE: &str = "kubevmm-system";
 /// Namespace of the Leases of Nodes. An external host's is also that of its executor: a node credential may write no other.

@@ -110,7 +110,9 @@ const NODE_HELP: &str = "\
 Examples:
   virtctl node list
   virtctl node list -o wide
-  virtctl node describe host-1";
+  virtctl node describe host-1
+  virtctl node drain host-1
+  virtctl node uncordon host-1";
 
 const NODE_LIST_HELP: &str = "\
 STATUS is that of the host's libvirt and its executor; Maintenance: no virtual machine is placed or started there \
@@ -121,6 +123,28 @@ Examples:
   virtctl node list
   virtctl node list -o wide
   virtctl node list -o json";
+
+const NODE_DRAIN_HELP: &str = "\
+The node is cordoned, so that nothing new comes to it. Then each virtual machine there is evicted: it is shut down, and \
+started on another host where its storage allows. One that has data on this host alone, or was imported from it, stays \
+and is named, unless its spec.evictionStrategy is Shutdown: that one is started again when the node is uncordoned. Block \
+keeps a virtual machine in any case. The command ends when all have left, or only such are there that stay. The node \
+stays cordoned. Other pods are left alone: `kubectl drain` evicts them and virtual machines.
+
+Exit codes, beside those of every command:
+  4    timed out: what has been asked to leave goes on leaving
+  5    some virtual machines stay; each is named with the way out
+
+Examples:
+  virtctl node drain host-1 --dry-run
+  virtctl node drain host-1 --timeout 10m
+  kubectl drain host-1 --ignore-daemonsets --delete-emptydir-data";
+
+const NODE_UNCORDON_HELP: &str = "\
+Virtual machines that were shut down because they cannot run elsewhere are started again.
+
+Examples:
+  virtctl node uncordon host-1";
 
 const NODE_DESCRIBE_HELP: &str = "\
 Examples:
@@ -246,6 +270,32 @@ pub(crate) enum NodeCommand {
     /// Show all that is known of hosts: what they have, what is used, what guests can be given, and what is wrong
     #[command(after_help = NODE_DESCRIBE_HELP)]
     Describe(NodeDescribeArgs),
+    /// Empty a host of virtual machines, as for maintenance: each leaves by its spec.evictionStrategy
+    #[command(after_help = NODE_DRAIN_HELP)]
+    Drain(NodeDrainArgs),
+    /// Let a host take virtual machines and pods again
+    #[command(after_help = NODE_UNCORDON_HELP)]
+    Uncordon(NodeUncordonArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeDrainArgs {
+    /// Name of the node
+    #[arg(value_name = "NODE")]
+    pub(crate) node: String,
+    /// How long to wait until all have left, for example 90s, 5m or 1h
+    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = duration::parse)]
+    pub(crate) timeout: Duration,
+    /// Only tell what would become of each virtual machine: the API server is asked, and nothing is changed
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeUncordonArgs {
+    /// Name of the node
+    #[arg(value_name = "NODE")]
+    pub(crate) node: String,
 }
 
 #[derive(Debug, Args)]

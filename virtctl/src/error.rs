@@ -73,6 +73,19 @@ pub(crate) enum Error {
         /// Arguments of `describe`.
         name: String,
     },
+    /// The wait for a node's VMs was too short.
+    #[error(
+        "timed out after {after}: {waiting_for}; what has been asked to leave goes on leaving, and node {node} stays \
+         cordoned: run the command again"
+    )]
+    DrainTimedOut {
+        /// The time-out.
+        after: String,
+        /// A VM that is there still, and what is said of it.
+        waiting_for: String,
+        /// The node.
+        node: String,
+    },
     /// Ctrl-C.
     #[error("interrupted while waiting; the request stays: see `{program} describe {name}`")]
     Interrupted {
@@ -117,7 +130,7 @@ impl Error {
             Self::Failed(_) | Self::Api(_) | Self::Output(_) => 1,
             Self::Usage(_) | Self::File { .. } | Self::NoContext { .. } => 2,
             Self::NotFound { .. } => 3,
-            Self::TimedOut { .. } => 4,
+            Self::TimedOut { .. } | Self::DrainTimedOut { .. } => 4,
             Self::Invalid(_) | Self::Refused(_) => 5,
             Self::NoKubeconfig(_) | Self::Unreachable { .. } | Self::NotInstalled => 6,
             Self::Unauthorized | Self::Forbidden(_) => 7,

@@ -38,8 +38,9 @@ pub fn decide(view: &View, pod: &Pod, dry_run: bool) -> Outcome {
     let vm = format!("VirtualMachine {}/{}", view.namespace(), view.name());
     let node = status.node_name.as_deref().unwrap_or_default();
     let later = |why: String| answer(Answer::Later(format!("{vm} {why}")));
+    let blocked = |why: String| answer(Answer::Blocked(format!("{vm} {why}")));
     if !view.hosts.is_live(node) {
-        return later(format!(
+        return blocked(format!(
             "is on node {node}, whose executor does not answer: whether it runs is not known. Bring the host back; or, \
              when it is off for good, taint the Node with {}:NoExecute and delete the VirtualMachine",
             crate::hosts::OUT_OF_SERVICE
@@ -55,7 +56,7 @@ pub fn decide(view: &View, pod: &Pod, dry_run: bool) -> Outcome {
         return if status.is_active() { later(format!("is being shut down on node {node}")) } else { allow() };
     }
     let (would, says) = match verdict(view, &disks::decide(view), false) {
-        Verdict::Stay(why) => return later(format!("stays on node {node}: {why}")),
+        Verdict::Stay(why) => return blocked(format!("stays on node {node}: {why}")),
         Verdict::Move => (format!("would be shut down to leave node {node}"), leaves(node)),
         Verdict::Halt => (
             format!("would be shut down, and started on node {node} again when it takes VMs again"),

@@ -1,5 +1,6 @@
 //! The protocol of admission webhooks, as far as evictions need it: an AdmissionReview comes in, and one goes out.
 
+use kubevmm_api::EVICTION_BLOCKED;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -30,6 +31,8 @@ pub enum Answer {
     Warn(String),
     /// Not now, and why: `kubectl drain` tries again.
     Later(String),
+    /// Not before somebody changes something: why, and what. `kubectl drain` tries again all the same.
+    Blocked(String),
 }
 
 #[derive(Deserialize)]
@@ -107,13 +110,16 @@ pub fn write(id: &str, answer: &Answer) -> Value {
     let response = match answer {
         Answer::Allow => json!({ "uid": id, "allowed": true }),
         Answer::Warn(text) => json!({ "uid": id, "allowed": true, "warnings": [text] }),
-        Answer::Later(why) => json!({
-            "uid": id,
-            "allowed": false,
-            "status": { "code": 429, "reason": "TooManyRequests", "message": why },
-        }),
+        Answer::Later(why) => refusal(id, why, json!({})),
+        // Without a time to wait, of which clients would wait in silence.
+        Answer::Blocked(why) => refusal(id, why, json!({ "causes": [{ "reason": EVICTION_BLOCKED, "message": why }] })),
     };
     json!({ "apiVersion": API_VERSION, "kind": KIND, "response": response })
+}
+
+fn refusal(id: &str, why: &str, details: Value) -> Value {
+    let status = json!({ "code": 429, "reason": "TooManyRequests", "message": why, "details": details });
+    json!({ "uid": id, "allowed": false, "status": status })
 }
 
 #[cfg(test)]
@@ -182,7 +188,9 @@ mod tests {
         assert_eq!(answer["response"]["allowed"], false);
         let status = &answer["response"]["status"];
         assert_eq!((&status["code"], &status["reason"]), (&json!(429), &json!("TooManyRequests")));
-        assert!(status["details"].is_null(), "with a time to wait, clients would wait in silence");
+        assert!(status["details"]["causes"].is_null());
+        let blocked = write("id", &Answer::Blocked("why".into()));
+        assert_eq!(blocked["response"]["status"]["details"]["causes"][0]["reason"], "EvictionBlocked");
         assert_eq!(write("id", &Answer::Warn("so".into()))["response"]["warnings"], json!(["so"]));
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod convert;
 pub(crate) mod describe;
 pub(crate) mod domains;
+mod drain;
 pub(crate) mod export;
 pub(crate) mod import;
 pub(crate) mod list;

@@ -19,6 +19,8 @@ pub(crate) async fn run(cluster: &Cluster, command: &NodeCommand) -> Result<(), 
     match command {
         NodeCommand::List(args) => list(cluster, args).await,
         NodeCommand::Describe(args) => describe(cluster, args).await,
+        NodeCommand::Drain(args) => super::drain::drain(cluster, args).await,
+        NodeCommand::Uncordon(args) => super::drain::uncordon(cluster, &args.node).await,
     }
 }
 

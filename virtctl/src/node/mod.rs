@@ -1,6 +1,7 @@
 //! What `node list` and `node describe` say of the hosts. Pure.
 
 mod describe;
+pub(crate) mod drain;
 mod list;
 
 use std::collections::BTreeSet;

@@ -138,7 +138,7 @@ fn controlled(mut pod: Arc<Pod>) -> Arc<Pod> {
 /// Whether the VM is asked to leave, and the words of the answer.
 fn says(view: &View) -> (bool, String) {
     match answer::decide(view, &controlled(running(1, "a")), false) {
-        answer::Outcome { evicts, answer: Answer::Later(why) } => (evicts, why),
+        answer::Outcome { evicts, answer: Answer::Later(why) | Answer::Blocked(why) } => (evicts, why),
         other => panic!("{other:?}"),
     }
 }
@@ -188,5 +188,5 @@ fn a_dry_run_tells_what_would_be_and_asks_for_nothing() {
     assert_eq!(answer(&with_disk("").shared()), would(" to leave node a"));
     let again = would(", and started on node a again when it takes VMs again");
     assert_eq!(answer(&with_disk(SHUTDOWN)), again);
-    assert!(matches!(answer(&with_disk("")).answer, Answer::Later(_)));
+    assert!(matches!(answer(&with_disk("")).answer, Answer::Blocked(_)));
 }
