@@ -23,12 +23,14 @@ const MEMORY_OF_TABLES: u64 = 512;
 /// | QEMU, its devices and I/O | 64 MiB |
 /// | translated code ([`TCG_CACHE_MIB`]) | 64 MiB; it is counted for each VM: whether the host has KVM is not known before there is a host |
 /// | each virtual CPU | 8 MiB |
-/// | page tables | 1/512 of the guest's memory |
+/// | page tables | 1/512 of the guest's memory, in whole MiB |
 ///
 /// So a guest with one virtual CPU and 2 GiB has 140 MiB. KubeVirt counts about the same for QEMU, and 200 MiB more for
 /// the programs that it has around each one.
 pub fn bytes(memory_bytes: u64, vcpus: u32) -> u64 {
-    BASE + u64::from(TCG_CACHE_MIB) * MIB + u64::from(vcpus) * VCPU + memory_bytes.div_ceil(MEMORY_OF_TABLES)
+    BASE + u64::from(TCG_CACHE_MIB) * MIB
+        + u64::from(vcpus) * VCPU
+        + memory_bytes.div_ceil(MEMORY_OF_TABLES * MIB) * MIB
 }
 
 #[cfg(test)]
@@ -46,7 +48,7 @@ mod tests {
 
     #[test]
     fn more_of_a_guest_is_never_less_overhead() {
-        let sizes = [0, 1, 511, 512, 513, 1 << 20, 1 << 40];
+        let sizes = [0, 1, 1 << 20, 1 << 29, (1 << 29) + 1, 1 << 40];
         assert!(sizes.windows(2).all(|pair| bytes(pair[0], 1) <= bytes(pair[1], 1)));
         assert!((1..512).all(|vcpus| bytes(1 << 30, vcpus) < bytes(1 << 30, vcpus + 1)));
     }

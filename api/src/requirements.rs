@@ -38,7 +38,7 @@ pub struct Requirements {
     /// Named CPU model of a guest whose CPU is not that of the host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_model: Option<String>,
-    /// CPU features that it must have (`policy: require` or `force` where the CPU is named or the host's).
+    /// CPU features that it must have (`policy: require`; one that is forced is told to the guest in any case).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cpu_features: Vec<String>,
     /// Machine type, such as `q35` or `pc-i440fx-10.0`.
@@ -141,6 +141,13 @@ impl Requirements {
     /// When it is not JSON of this form.
     pub fn parse(annotation: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(annotation)
+    }
+
+    /// The only host that it can run on, where there is just one.
+    pub fn only_host(&self) -> Option<&str> {
+        let mut hosts = self.home.as_deref().into_iter().chain(self.local_disks.iter().map(|disk| disk.node.as_str()));
+        let first = hosts.next()?;
+        hosts.all(|host| host == first).then_some(first)
     }
 
     /// The annotation. Deterministic: the same needs are the same text.

@@ -3,6 +3,7 @@
 //! Asking once too often costs a look at the mirror; not asking is a VM that waits for ever.
 
 use kube::ResourceExt;
+use kube::runtime::reflector::ObjectRef;
 use kubevmm_api::common::{ImageKind, NetworkKind};
 use kubevmm_api::{LABEL_VM, VirtualMachine, VirtualMachineDisk, condition, effective};
 
@@ -53,6 +54,10 @@ pub fn dispatch(world: &World, queue: &Queue<Key>, change: &Change) {
         Change::Pod(pod) => {
             if let Some(vm) = pod.metadata.labels.as_ref().and_then(|labels| labels.get(LABEL_VM)) {
                 queue.add(Key::Vm(pod.namespace().unwrap_or_default(), vm.clone()));
+            }
+            // What its VM had been promised is free: a device, space in a pool.
+            if world.pods.get(&ObjectRef::from_obj(pod.as_ref())).is_none() {
+                unplaced_vms(world, queue, None);
             }
         }
         Change::Class(class) => {

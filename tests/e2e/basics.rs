@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
+use kubevmm_api::{Quantity, overhead};
 use kubevmm_tests::{Json, Space, api, wait_for, within};
 
 kubevmm_tests::stories! { alone: false;
@@ -86,7 +87,7 @@ fn a_change_of_a_running_vm_waits_for_its_restart(space: &Space) -> Result<()> {
     let pods = space.api().list(api::POD, &space.namespace)?;
     let staying = pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
     let reserved: Vec<_> = staying.map(|pod| &pod["spec"]["containers"][0]["resources"]["requests"]).collect();
-    let memory = ((40 << 20) + kubevmm_api::overhead::bytes(40 << 20, 2)).to_string();
+    let memory = Quantity::from_bytes((40 << 20) + overhead::bytes(40 << 20, 2)).0;
     ensure!(
         matches!(reserved.as_slice(), [one] if one["cpu"] == "200m" && one["memory"] == memory.as_str()),
         "the node reserves something else: {reserved:?}"

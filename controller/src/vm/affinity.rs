@@ -1,49 +1,30 @@
-//! Where a placement pod may go: the VM's own affinity, and the hosts that it is bound to. Pure.
+//! Where a placement pod may go: the VM's own affinity, and the host that it is bound to. Pure.
 
-use k8s_openapi::api::core::v1::{
-    Affinity, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PreferredSchedulingTerm,
-};
+use k8s_openapi::api::core::v1::{Affinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm};
 
 /// Key of the only field of a Node that an affinity can select by.
 const NODE_NAME: &str = "metadata.name";
 
-/// What the user asks for, and one of `hosts`; of them rather `prefer`. No host: any.
-pub fn affinity(asked: Option<Affinity>, hosts: &[String], prefer: Option<&str>) -> Option<Affinity> {
+/// What the user asks for, on `host` where the pod is for one host only.
+pub fn affinity(asked: Option<Affinity>, host: Option<&str>) -> Option<Affinity> {
+    let Some(host) = host else { return asked };
     let mut affinity = asked.unwrap_or_default();
-    let mut nodes = affinity.node_affinity.take().unwrap_or_default();
-    if !hosts.is_empty() {
-        let asked = nodes.required_during_scheduling_ignored_during_execution.take();
-        nodes.required_during_scheduling_ignored_during_execution = Some(one_of(asked, hosts));
-    }
-    if let Some(host) = prefer.filter(|host| hosts.len() > 1 && hosts.iter().any(|candidate| candidate == host)) {
-        let preference = NodeSelectorTerm { match_fields: Some(vec![named(host)]), match_expressions: None };
-        let preferred = nodes.preferred_during_scheduling_ignored_during_execution.get_or_insert_default();
-        preferred.push(PreferredSchedulingTerm { weight: 100, preference });
-    }
-    affinity.node_affinity = (nodes != NodeAffinity::default()).then_some(nodes);
-    (affinity != Affinity::default()).then_some(affinity)
+    let nodes = affinity.node_affinity.get_or_insert_default();
+    let asked = nodes.required_during_scheduling_ignored_during_execution.take();
+    nodes.required_during_scheduling_ignored_during_execution = Some(on(asked, host));
+    Some(affinity)
 }
 
-/// One of the terms that are asked for, on one of the hosts: terms are alternatives, so each goes with each host.
-fn one_of(asked: Option<NodeSelector>, hosts: &[String]) -> NodeSelector {
-    let asked = asked.map_or_else(
-        || vec![NodeSelectorTerm::default()],
-        |selector| {
-            // A term without a condition selects no node, and with the name of a host it would select that.
-            selector.node_selector_terms.into_iter().filter(|term| *term != NodeSelectorTerm::default()).collect()
-        },
-    );
-    if asked.is_empty() {
-        return NodeSelector { node_selector_terms: vec![NodeSelectorTerm::default()] };
-    }
-    let each = asked.iter().flat_map(|term| {
-        hosts.iter().map(|host| {
-            let mut term = term.clone();
-            term.match_fields.get_or_insert_default().push(named(host));
-            term
-        })
-    });
-    NodeSelector { node_selector_terms: each.collect() }
+/// One of the terms that are asked for, on the host: terms are alternatives, so it goes into each.
+fn on(asked: Option<NodeSelector>, host: &str) -> NodeSelector {
+    let Some(mut selector) = asked else {
+        let term = NodeSelectorTerm { match_fields: Some(vec![named(host)]), match_expressions: None };
+        return NodeSelector { node_selector_terms: vec![term] };
+    };
+    // A term without a condition selects no node, and with the name of a host it would select that.
+    let terms = selector.node_selector_terms.iter_mut().filter(|term| **term != NodeSelectorTerm::default());
+    terms.for_each(|term| term.match_fields.get_or_insert_default().push(named(host)));
+    selector
 }
 
 fn named(host: &str) -> NodeSelectorRequirement {
@@ -56,10 +37,9 @@ mod tests {
 
     use super::*;
 
-    fn made(asked: Value, hosts: &[&str], prefer: Option<&str>) -> Value {
+    fn made(asked: Value, host: Option<&str>) -> Value {
         let asked = if asked.is_null() { None } else { Some(serde_json::from_value(asked).unwrap()) };
-        let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
-        serde_json::to_value(affinity(asked, &hosts, prefer)).unwrap()
+        serde_json::to_value(affinity(asked, host)).unwrap()
     }
 
     fn host(name: &str) -> Value {
@@ -69,7 +49,7 @@ mod tests {
     const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 
     #[test]
-    fn what_is_asked_for_goes_with_each_host() {
+    fn what_is_asked_for_goes_with_the_host() {
         let ssd = json!({"key": "disk", "operator": "In", "values": ["ssd"]});
         let pods = json!({REQUIRED: [{"labelSelector": {"matchLabels": {"app": "web"}}, "topologyKey": "t"}]});
         let asked = json!({
@@ -78,33 +58,24 @@ mod tests {
             ]}},
             "podAntiAffinity": pods,
         });
-        assert_eq!(made(asked.clone(), &[], None), asked, "no host: as it is");
-        let on_a = made(asked, &["a"], None);
+        assert_eq!(made(asked.clone(), None), asked, "no host: as it is");
+        let on_a = made(asked, Some("a"));
         assert_eq!(on_a["podAntiAffinity"], pods);
         assert_eq!(
             on_a["nodeAffinity"][REQUIRED]["nodeSelectorTerms"],
             json!([
                 {"matchExpressions": [ssd], "matchFields": [host("a")]},
                 {"matchFields": [host("b"), host("a")]},
-            ])
+                {},
+            ]),
+            "a term that selects nothing selects no host either"
         );
     }
 
     #[test]
-    fn without_a_wish_only_the_hosts_count() {
-        assert_eq!(made(Value::Null, &[], Some("a")), Value::Null);
-        let two = made(Value::Null, &["a", "b"], Some("b"));
-        let nodes = &two["nodeAffinity"];
-        let terms = json!([{"matchFields": [host("a")]}, {"matchFields": [host("b")]}]);
-        assert_eq!(nodes[REQUIRED]["nodeSelectorTerms"], terms);
-        let preferred = json!([{"weight": 100, "preference": {"matchFields": [host("b")]}}]);
-        assert_eq!(nodes["preferredDuringSchedulingIgnoredDuringExecution"], preferred);
-        assert_eq!(made(Value::Null, &["a"], Some("a"))["nodeAffinity"].as_object().map(serde_json::Map::len), Some(1));
-    }
-
-    #[test]
-    fn a_term_that_selects_nothing_selects_no_host_either() {
-        let nothing = json!({"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": [{}]}}});
-        assert_eq!(made(nothing.clone(), &["a"], None), nothing);
+    fn without_a_wish_only_the_host_counts() {
+        assert_eq!(made(Value::Null, None), Value::Null);
+        let terms = json!([{"matchFields": [host("a")]}]);
+        assert_eq!(made(Value::Null, Some("a")), json!({"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": terms}}}));
     }
 }

@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::object::name;
 use crate::vm::decide::Action;
-use crate::vm::pod::is_placement_pod;
+use crate::vm::pod::{HOSTS, is_placement_pod};
 use crate::vm::status::{StatusWanted, transitions};
 use crate::vm::view::View;
 use crate::write::{self, Created};
@@ -71,6 +71,9 @@ pub async fn apply(context: &Context, view: &View, actions: Vec<Action>) -> Resu
                     context.pod_pauses.failed(view.uid(), &why);
                 }
                 write::delete(&pods, &name, &uid, Some(grace)).await?;
+            }
+            Action::TellHosts { name, uid, hosts } => {
+                write::annotate(&pods, &name, &uid, HOSTS, Some(&hosts)).await?;
             }
             Action::ForgetEviction { name, uid } => write::annotate(&pods, &name, &uid, EVICT, None).await?,
             Action::WriteStatus(wanted) => {

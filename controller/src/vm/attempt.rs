@@ -4,8 +4,9 @@ use k8s_openapi::api::core::v1::Pod;
 use kubevmm_api::condition::{READY, SCHEDULED, Wanted};
 use kubevmm_api::effective::MergeError;
 use kubevmm_api::hypervisor::HostDomain;
+use kubevmm_api::requirements::Requirements;
 use kubevmm_api::vm::{PlacementStatus, Release};
-use kubevmm_api::{VirtualMachineStatus, names};
+use kubevmm_api::{SCHEDULER, VirtualMachineStatus, names};
 
 use crate::object::{is_deleting, name, uid};
 use crate::vm::candidates::{Fitting, Refusal, check_networks};
@@ -13,9 +14,10 @@ use crate::vm::decide::{Action, delete_pod, delete_pod_at_once, is_leaving_at_on
 use crate::vm::disks::{Disks, move_to};
 use crate::vm::domains::{check_domains, check_reports};
 use crate::vm::placement::{Placing, confirm, is_on_no_host, placed};
-use crate::vm::pod::{Phase, build, differs, is_outdated, merged, node_of, phase};
+use crate::vm::pod::{HOSTS, Phase, Target, build, differs, is_outdated, merged, node_of, phase, told_hosts};
 use crate::vm::requirements::requirements;
 use crate::vm::status::Shown;
+use crate::vm::unschedulable::explain;
 use crate::vm::view::View;
 
 /// The VM has no placement: looks for one with the pod of the next epoch.
@@ -26,19 +28,21 @@ pub fn decide(view: &View, disks: &Disks, status: &VirtualMachineStatus, mut pla
     let pod = view.pod(&pod_name);
     let others = view.pods.iter().filter(|other| name(other.as_ref()) != pod_name && !is_leaving_soon(other));
     placing.after = others.map(|other| delete_pod(other, None)).collect();
-    let (wanted, hosts) = match wanted_pod(view, disks, status, epoch) {
-        Ok(wanted) => wanted,
+    let Next { pod: wanted, needs, fitting } = match next(view, disks, epoch) {
+        Ok(next) => next,
         Err((reason, message)) => {
             placing.after.extend(pod.and_then(|pod| give_up(view, pod)));
             return waiting(placing, "Pending", reason, message);
         }
     };
+    let nowhere = fitting.refusal(&needs);
     let Some(pod) = pod else {
         if let Some((reason, message)) = &view.pod_pause {
             return waiting(placing, "Pending", reason, message.clone());
         }
         placing.before.push(Action::CreatePod(Box::new(wanted)));
-        return waiting(placing, "Scheduling", "Scheduling", "a host is being looked for".into());
+        let (reason, message) = nowhere.unwrap_or_else(searching);
+        return waiting(placing, "Scheduling", reason, message);
     };
     let phase = phase(pod);
     if !is_deleting(pod) && is_outdated(pod, view) {
@@ -47,24 +51,30 @@ pub fn decide(view: &View, disks: &Disks, status: &VirtualMachineStatus, mut pla
         return waiting(placing, "Scheduling", "Scheduling", message.into());
     }
     let ended = matches!(phase, Phase::Leaving(_) | Phase::Ended(_)) && pod.metadata.deletion_timestamp.is_none();
-    if let Some(node) = node_of(pod).filter(|node| !ended && !hosts.iter().any(|host| host == node)) {
+    let misplaced = node_of(pod).filter(|_| !ended).and_then(|node| Some((node, fitting.why_not(node)?)));
+    if let Some((node, why)) = misplaced {
         // What a host lacks before all have reported it may well have.
         if let Err((reason, message)) = check_reports(view, None) {
             return waiting(placing, "Scheduling", reason, message);
         }
-        let message = format!("the host {node} can no longer take the VM: another one is looked for");
         if !is_leaving_at_once(pod) {
             placing.after.push(delete_pod_at_once(pod));
         }
-        return waiting(placing, "Scheduling", "Scheduling", message);
+        let here = format!("the host {node} can no longer take the VM: {why}: another one is looked for");
+        let (reason, message) = nowhere.unwrap_or(("Scheduling", here));
+        return waiting(placing, "Scheduling", reason, message);
     }
     match phase {
-        Phase::Unbound(None) => waiting(placing, "Scheduling", "Scheduling", "a host is being looked for".into()),
-        Phase::Unbound(Some(message)) => {
-            if differs(pod, &wanted) {
+        Phase::Unbound(refused) => {
+            // While the scheduler is at it, it is let go on.
+            if refused.is_some() && differs(pod, &wanted) {
                 placing.after.push(delete_pod(pod, None));
+            } else if refused.is_some() && told_hosts(pod) != Some(fitting.told().as_str()) {
+                let (name, uid) = (name(pod).to_owned(), uid(pod).to_owned());
+                placing.after.push(Action::TellHosts { name, uid, hosts: fitting.told() });
             }
-            waiting(placing, "Scheduling", "Unschedulable", message)
+            let (reason, message) = nowhere.or_else(|| explain(pod)).unwrap_or_else(searching);
+            waiting(placing, "Scheduling", reason, message)
         }
         Phase::Starting(what) => {
             // One word while all goes well: what the kubelet says in passing is not worth a write.
@@ -97,13 +107,19 @@ fn give_up(view: &View, pod: &Pod) -> Option<Action> {
     }
 }
 
-/// The pod of the next epoch, and the hosts that can take it.
-fn wanted_pod(
-    view: &View,
-    disks: &Disks,
-    status: &VirtualMachineStatus,
-    epoch: i64,
-) -> Result<(Pod, Vec<String>), Refusal> {
+/// What is said while the scheduler has not looked at the pod.
+fn searching() -> Refusal {
+    ("Scheduling", format!("the scheduler {SCHEDULER} is looking for a host"))
+}
+
+/// The pod of the next epoch, and what the hosts say to it.
+struct Next {
+    pod: Pod,
+    needs: Requirements,
+    fitting: Fitting,
+}
+
+fn next(view: &View, disks: &Disks, epoch: i64) -> Result<Next, Refusal> {
     if let Some(class) = view.vm.spec.class_name.as_deref().filter(|_| view.class.is_none()) {
         return Err(("ClassNotFound", format!("spec.className: there is no VirtualMachineClass {class}: create it")));
     }
@@ -115,11 +131,9 @@ fn wanted_pod(
     let incomplete = |error: MergeError| ("SpecIncomplete", error.to_string());
     let needs = merged(view).and_then(|spec| requirements(view, &spec)).map_err(incomplete)?;
     let fitting = Fitting::of(view, &needs);
-    if let Some(refusal) = fitting.refusal(&needs) {
-        return Err(refusal);
-    }
-    let pod = build(view, epoch, &fitting.hosts, status.node_name.as_deref()).map_err(incomplete)?;
-    Ok((pod, fitting.hosts))
+    let mut pod = build(view, epoch, Target::Any).map_err(incomplete)?;
+    pod.metadata.annotations.get_or_insert_default().insert(HOSTS.into(), fitting.told());
+    Ok(Next { pod, needs, fitting })
 }
 
 /// The pod runs on `node`: the VM goes there, once its last host has given it up.

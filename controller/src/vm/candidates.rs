@@ -3,10 +3,10 @@
 use std::sync::PoisonError;
 
 use k8s_openapi::api::core::v1::Pod;
-use kubevmm_api::LABEL_VM;
 use kubevmm_api::common::NetworkKind;
 use kubevmm_api::fit::{self, Claim, Claims, HostFacts};
 use kubevmm_api::requirements::{REQUIREMENTS, Requirements};
+use kubevmm_api::{LABEL_VM, names};
 
 use crate::object::uid;
 use crate::vm::pod::node_of;
@@ -14,6 +14,9 @@ use crate::vm::view::View;
 
 /// Why a VM cannot be placed: a reason for programs, a message for people.
 pub type Refusal = (&'static str, String);
+
+/// The most hosts that are told by name.
+const SHOWN: usize = 8;
 
 /// What the hosts say to a VM.
 #[derive(Debug, Default)]
@@ -44,6 +47,21 @@ impl Fitting {
             }
         }
         fitting
+    }
+
+    /// The hosts that can take the VM, short enough for an annotation.
+    pub fn told(&self) -> String {
+        let names = self.hosts.join(" ");
+        if self.hosts.len() <= SHOWN { names } else { names::short_hash(&names, 16) }
+    }
+
+    /// Why `node` cannot take the VM, when it cannot.
+    pub fn why_not(&self, node: &str) -> Option<&str> {
+        if self.hosts.iter().any(|host| host == node) {
+            return None;
+        }
+        let refused = self.refused.iter().find(|(host, _)| host == node);
+        Some(refused.map_or("it has no Hypervisor", |(_, refusal)| refusal.message.as_str()))
     }
 
     /// Why no host can take the VM, when none can.

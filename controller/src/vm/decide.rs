@@ -65,6 +65,15 @@ pub enum Action {
         /// It had ended by itself, for this reason: the next one comes after a pause.
         failed: Option<String>,
     },
+    /// Note on a placement pod that has no node which hosts could take its VM by now: the scheduler looks again.
+    TellHosts {
+        /// Name of the pod.
+        name: String,
+        /// UID of the pod.
+        uid: String,
+        /// The hosts.
+        hosts: String,
+    },
     /// Take the annotation off a placement pod that asks for its VM to leave.
     ForgetEviction {
         /// Name of the pod.

@@ -1,5 +1,6 @@
 //! VirtualMachine: disks, placement, hand-over, deletion.
 
+pub mod admission;
 pub mod affinity;
 pub mod apply;
 pub mod attempt;
@@ -15,6 +16,7 @@ pub mod placement;
 pub mod pod;
 pub mod requirements;
 pub mod status;
+pub mod unschedulable;
 pub mod view;
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::vm::admission::explain;
+
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(300);
 
@@ -40,13 +42,7 @@ impl Pauses {
 
     /// The API server refused what was to be created.
     pub fn refused(&self, uid: &str, why: &str) {
-        let advice = if why.contains("exceeded quota") {
-            ": raise the ResourceQuota of the namespace, or stop something in it"
-        } else {
-            ""
-        };
-        let message = format!("the API server refuses it (tried again by itself): {why}{advice}");
-        self.add(uid, ("PodRefused", message));
+        self.add(uid, explain(why));
     }
 
     /// A placement pod runs.
@@ -86,10 +82,9 @@ mod tests {
         assert_eq!(pauses.get("u").map(|pause| pause.left), Some(Duration::from_secs(1)));
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(pauses.get("u"), None);
-        pauses.refused("u", "exceeded quota: memory");
+        pauses.refused("u", "no");
         let pause = pauses.get("u").unwrap();
-        assert_eq!(pause.left, Duration::from_secs(2));
-        assert!(pause.why.1.contains("raise the ResourceQuota"), "{}", pause.why.1);
+        assert_eq!((pause.left, pause.why.0), (Duration::from_secs(2), "PodRefused"));
         pauses.forget("u");
         assert_eq!(pauses.get("u"), None);
     }

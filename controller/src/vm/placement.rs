@@ -9,8 +9,9 @@ use crate::vm::candidates::Refusal;
 use crate::vm::decide::{Action, delete_pod, delete_pods, host_lost, is_leaving_soon};
 use crate::vm::disks::{Disks, move_to, names_of, pinned_to};
 use crate::vm::domains::{check_domains, check_reports, held_with_higher_epoch};
-use crate::vm::pod::{Phase, build, is_outdated, phase};
+use crate::vm::pod::{Phase, Target, build, is_outdated, phase};
 use crate::vm::status::Shown;
+use crate::vm::unschedulable::explain;
 use crate::vm::view::View;
 use crate::vm::{attempt, eviction, observe};
 
@@ -246,7 +247,8 @@ fn placed_on(
             placing
         }
         Phase::Unbound(Some(message)) if !active => {
-            placing.scheduled = Wanted::no(SCHEDULED, "Unschedulable", message);
+            let (reason, message) = explain(pod).unwrap_or(("Unschedulable", message));
+            placing.scheduled = Wanted::no(SCHEDULED, reason, message);
             placing
         }
         Phase::Unbound(_) | Phase::Starting(_) => placing,
@@ -261,7 +263,8 @@ fn make_again(view: &View, epoch: i64, node: &str, active: bool, mut placing: Pl
         }
         return placing;
     }
-    match build(view, epoch, &[node.to_owned()], None) {
+    let target = if active { Target::Running(node) } else { Target::Back(node) };
+    match build(view, epoch, target) {
         Ok(pod) => placing.before.push(Action::CreatePod(Box::new(pod))),
         Err(error) => placing.scheduled = Wanted::no(SCHEDULED, "SpecIncomplete", error.to_string()),
     }

@@ -12,7 +12,7 @@ use kube::api::ObjectMeta;
 use kubevmm_api::effective::{self, EffectiveSpec, MergeError};
 use kubevmm_api::requirements::{REQUIREMENTS, Requirements};
 use kubevmm_api::vm::Placement;
-use kubevmm_api::{EXTERNAL, LABEL_EPOCH, LABEL_VM, LABEL_VM_UID, names};
+use kubevmm_api::{EXTERNAL, LABEL_EPOCH, LABEL_VM, LABEL_VM_UID, SCHEDULER, names};
 use serde::Serialize;
 
 use crate::object::{controlled_by, is_controlled_by, uid};
@@ -30,6 +30,9 @@ pub const SPEC_HASH: &str = "kubevmm.io/spec-hash";
 /// Annotation with a hash of what the VM asks for, by whatever name the pod and its hosts go: what admission adds to the pod
 /// is not the VM's doing.
 const ASKED_HASH: &str = "kubevmm.io/asked-hash";
+/// Annotation with the hosts that could take the VM when it was last said: kube-scheduler looks once more at a pod that it
+/// has found no node for when the pod changes, and of hosts it hears nothing.
+pub const HOSTS: &str = "kubevmm.io/hosts";
 /// Why an eviction is one: reasons of the pod condition DisruptionTarget.
 const EVICTIONS: [&str; 4] =
     ["PreemptionByScheduler", "EvictionByEvictionAPI", "DeletionByTaintManager", "TerminationByKubelet"];
@@ -42,8 +45,19 @@ pub fn merged(view: &View) -> Result<EffectiveSpec, MergeError> {
     effective::merge(view.name(), view.uid(), &view.vm.spec, class, network)
 }
 
-/// The placement pod of the VM at `epoch`, for one of `hosts`; `prefer` is where the VM was last.
-pub fn build(view: &View, epoch: i64, hosts: &[String], prefer: Option<&str>) -> Result<Pod, MergeError> {
+/// The hosts that a placement pod is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target<'a> {
+    /// Any that can take the VM.
+    Any,
+    /// The one where the VM has been placed, which must be able to start it.
+    Back(&'a str),
+    /// The one where the VM runs: nothing is asked any more, the pod only stands for it.
+    Running(&'a str),
+}
+
+/// The placement pod of the VM at `epoch`.
+pub fn build(view: &View, epoch: i64, target: Target<'_>) -> Result<Pod, MergeError> {
     let vm = &view.vm.spec;
     let needs = requirements(view, &merged(view)?)?;
     let class = view.class.as_deref().map(|class| &class.spec);
@@ -57,8 +71,12 @@ pub fn build(view: &View, epoch: i64, hosts: &[String], prefer: Option<&str>) ->
         secret: Some(SecretVolumeSource { secret_name: Some(name), optional: Some(true), ..Default::default() }),
         ..Default::default()
     });
+    let host = match target {
+        Target::Any => needs.only_host(),
+        Target::Back(host) | Target::Running(host) => Some(host),
+    };
     let spec = PodSpec {
-        affinity: affinity(placement.affinity.clone(), hosts, prefer),
+        affinity: affinity(placement.affinity.clone(), host),
         automount_service_account_token: Some(false),
         containers: vec![container(view, &needs, millis, grace, volume.is_some())],
         // The pod asks no name server: it needs none of the cluster's.
@@ -66,6 +84,8 @@ pub fn build(view: &View, epoch: i64, hosts: &[String], prefer: Option<&str>) ->
         enable_service_links: Some(false),
         node_selector: (!placement.node_selector.is_empty()).then(|| placement.node_selector.clone()),
         priority_class_name: placement.priority_class_name.clone(),
+        // Whether the host could start the VM is no question where it runs.
+        scheduler_name: (!matches!(target, Target::Running(_))).then(|| SCHEDULER.to_owned()),
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
             run_as_user: Some(65534),
@@ -114,7 +134,7 @@ fn json_of(value: &impl Serialize) -> String {
 /// does not.
 pub fn is_outdated(pod: &Pod, view: &View) -> bool {
     let of = |pod: &Pod| pod.metadata.annotations.as_ref().and_then(|all| all.get(ASKED_HASH)).cloned();
-    let wanted = build(view, 0, &[], None).ok().as_ref().and_then(of);
+    let wanted = build(view, 0, Target::Any).ok().as_ref().and_then(of);
     of(pod).zip(wanted).is_some_and(|(then, now)| then != now)
 }
 
@@ -147,7 +167,7 @@ fn labels(view: &View, epoch: i64) -> BTreeMap<String, String> {
 
 fn container(view: &View, needs: &Requirements, millis: u64, grace: i64, secret: bool) -> Container {
     let list = |millis: u64| {
-        let memory = Quantity(needs.memory.to_string());
+        let memory = Quantity(kubevmm_api::Quantity::from_bytes(needs.memory).0);
         Some(BTreeMap::from([("cpu".into(), Quantity(format!("{millis}m"))), ("memory".into(), memory)]))
     };
     let resources = ResourceRequirements {
@@ -263,6 +283,11 @@ pub fn phase(pod: &Pod) -> Phase {
         })
     });
     Phase::Starting(waiting.unwrap_or_else(|| "ContainerCreating".into()))
+}
+
+/// What was last said of the hosts that could take the VM.
+pub fn told_hosts(pod: &Pod) -> Option<&str> {
+    pod.metadata.annotations.as_ref()?.get(HOSTS).map(String::as_str)
 }
 
 /// Whether `pod` was made from another spec than `wanted`.

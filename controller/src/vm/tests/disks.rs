@@ -76,7 +76,7 @@ fn a_volume_that_a_host_has_already_keeps_the_vm_there() {
     assert_eq!(outcome(&view(DISK, "").disk(existing("", HELD))).0, ["create pod 1 for b"]);
     assert_eq!(outcome(&view(DISK, "").shared().disk(existing("", HELD))).0, ["create pod 1 for a b"]);
     let (steps, status) = outcome(&view(DISK, "").disk(existing("", HELD)).on(hosts(&[("a", POOL)])));
-    assert_eq!((steps, scheduled(&status).1), (vec![], "HostNotFound"));
+    assert_eq!((steps, scheduled(&status).1), (vec!["create pod 1 for b".into()], "HostNotFound"));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::vm::candidates::count;
+use crate::vm::pod::{Target, build};
 
 const GPU: &str = "domain: {devices: {hostdevs: [{type: pci, source: {address: {bus: '0x03', slot: 0}}}]}}";
 const HAS_GPU: &str = "devices: [{name: gpu, bus: PCI, address: '0000:03:00.0'}]";
@@ -10,7 +11,7 @@ const HAS_GPU: &str = "devices: [{name: gpu, bus: PCI, address: '0000:03:00.0'}]
 fn rival() -> Pod {
     let mut rival = view(GPU, "");
     Arc::make_mut(&mut rival.vm).metadata.name = Some("other".into());
-    let mut pod = crate::vm::pod::build(&rival, 1, &[], None).unwrap();
+    let mut pod = build(&rival, 1, Target::Any).unwrap();
     pod.metadata.uid = Some("rival".into());
     pod.spec.as_mut().unwrap().node_name = Some("a".into());
     pod
@@ -41,7 +42,7 @@ fn a_device_that_another_vm_has_is_not_given_twice() {
 fn of_two_that_were_given_to_one_host_the_later_one_goes() {
     let bound = view(GPU, "").on(hosts(&[("a", HAS_GPU)])).pods(&[running(1, "a")]);
     let bound = with_claim_of(bound, &rival());
-    assert_eq!(outcome(&bound).0, ["delete pod-1"], "the other one has it");
+    assert_eq!(outcome(&bound).0, ["delete pod-1 at once"], "the other one has it");
     let first = View { apart_from: vec!["rival".into()], ..bound };
     let (steps, status) = outcome(&first);
     assert_eq!((steps, status.unwrap().node_name.as_deref()), (vec![], Some("a")), "the other one came later");

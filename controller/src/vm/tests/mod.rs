@@ -26,6 +26,7 @@ use crate::disk::status::Owned;
 use crate::hosts::Hosts;
 use crate::testing::{self, CLUSTER, hosts, yaml};
 use crate::vm::decide::{Action, decide};
+use crate::vm::pod::HOSTS;
 use crate::vm::status::StatusWanted;
 use crate::vm::view::View;
 
@@ -161,6 +162,7 @@ fn outcome(view: &View) -> (Vec<String>, Option<StatusWanted>) {
                         if why { ", which failed" } else { "" }
                     )
                 }
+                Action::TellHosts { uid, hosts, .. } => format!("tell {uid} of {hosts}"),
                 Action::ForgetEviction { uid, .. } => format!("forget the eviction of {uid}"),
                 Action::WriteStatus(wanted) => {
                     status = Some(*wanted);
@@ -176,8 +178,13 @@ fn epoch_of(pod: &Pod) -> String {
     pod.labels()[kubevmm_api::LABEL_EPOCH].clone()
 }
 
+/// The host that the pod is bound to, or else those that could take it when it was made.
 fn nodes_of(pod: &Pod) -> Vec<String> {
-    let affinity = pod.spec.clone().unwrap().affinity.unwrap().node_affinity.unwrap();
+    let affinity = pod.spec.clone().unwrap().affinity.and_then(|affinity| affinity.node_affinity);
+    let Some(affinity) = affinity else {
+        let told = pod.annotations()[HOSTS].split(' ').map(Into::into);
+        return told.filter(|host: &String| !host.is_empty()).collect();
+    };
     let terms = affinity.required_during_scheduling_ignored_during_execution.unwrap().node_selector_terms;
     terms.into_iter().map(|term| term.match_fields.unwrap()[0].values.clone().unwrap()[0].clone()).collect()
 }

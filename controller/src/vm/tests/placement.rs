@@ -1,11 +1,11 @@
 //! From nothing to a host that may start the VM, and off again.
 
 use k8s_openapi::api::core::v1::PodStatus;
-use kubevmm_api::overhead;
 use kubevmm_api::requirements::{REQUIREMENTS, Requirements};
+use kubevmm_api::{Quantity, overhead};
 
 use super::*;
-use crate::vm::pod::{build, is_placement_pod};
+use crate::vm::pod::{Target, build, is_placement_pod};
 
 #[test]
 fn the_finalizer_comes_first() {
@@ -32,16 +32,22 @@ fn without_a_host_the_message_says_why_for_each() {
     let mut lost = hosts(&[("a", POOL), ("b", POOL)]);
     testing::lose(&mut lost, "a");
     let pinned = disk("", &format!("{HELD}, volumeName: v, nodeName: a"));
-    for (view, reason, says) in [
-        (with_disk().on(Hosts::default()), "NoHypervisor", "no executor runs on any node"),
-        (with_disk().on(hosts(&[("a", "")])), "NoHostWithPool", "a: it does not have the pool fast"),
-        (view(DISK, "").disk(pinned).on(lost), "DataOnLostHost", "lies on the host a"),
-        (view("className: big", ""), "ClassNotFound", "VirtualMachineClass big"),
-        (view("networks: [{name: lan}]", ""), "NoDefaultNetwork", "spec.networks[lan].network"),
-        (view("networks: [{name: lan, network: {name: nat}}]", ""), "NetworkNotFound", "VirtualMachineNetwork nat"),
+    let waits = ["create pod 1 for "].as_slice();
+    for (view, made, reason, says) in [
+        (with_disk().on(Hosts::default()), waits, "NoHypervisor", "no executor runs on any node"),
+        (with_disk().on(hosts(&[("a", "")])), waits, "NoHostWithPool", "a: it does not have the pool fast"),
+        (view(DISK, "").disk(pinned).on(lost), &["create pod 1 for a"], "DataOnLostHost", "lies on the host a"),
+        (view("className: big", ""), &[], "ClassNotFound", "VirtualMachineClass big"),
+        (view("networks: [{name: lan}]", ""), &[], "NoDefaultNetwork", "spec.networks[lan].network"),
+        (
+            view("networks: [{name: lan, network: {name: nat}}]", ""),
+            &[],
+            "NetworkNotFound",
+            "VirtualMachineNetwork nat",
+        ),
     ] {
         let (steps, status) = outcome(&view);
-        assert_eq!(steps, Vec::<String>::new(), "{reason}");
+        assert_eq!(steps, made, "{reason}");
         let (state, got, message) = scheduled(&status);
         assert_eq!((state, got), (Some(false), reason));
         assert!(message.contains(says), "{message}");
@@ -67,14 +73,42 @@ fn a_cluster_network_admits_only_the_namespaces_that_it_names() {
     assert_eq!(with("shop", hosts(&[("a", there), ("b", "")])).0, ["create pod 1 for a"]);
 }
 
+const UNSCHEDULABLE: &str = "phase: Pending, conditions: [{type: PodScheduled, status: 'False', reason: Unschedulable, \
+                             message: 0/2 nodes}]";
+
 #[test]
 fn the_schedulers_word_is_repeated_and_a_pod_that_would_differ_is_made_anew() {
-    let refused = "phase: Pending, conditions: [{type: PodScheduled, status: 'False', reason: Unschedulable, message: 0/2 nodes}]";
-    let (steps, status) = outcome(&view("", "").pods(&[pod(1, "", refused)]));
+    let (steps, status) = outcome(&view("", "").pods(&[pod(1, "", UNSCHEDULABLE)]));
     assert_eq!((scheduled(&status).1, scheduled(&status).2.as_str()), ("Unschedulable", "0/2 nodes"));
     assert_eq!(steps, ["delete pod-1"], "it has no hash of the wanted spec");
     let (steps, _) = outcome(&view("", "").pods(&[pod(1, "", "phase: Pending")]));
     assert_eq!(steps, Vec::<String>::new(), "the scheduler is at it");
+}
+
+#[test]
+fn the_scheduler_looks_again_when_other_hosts_can_take_the_vm() {
+    let waiting = |told: &str| {
+        let mut pod = build(&view("", ""), 1, Target::Any).unwrap();
+        pod.metadata.uid = Some("pod-1".into());
+        pod.metadata.annotations.as_mut().unwrap().insert(HOSTS.into(), told.into());
+        pod.status = self::pod(1, "", UNSCHEDULABLE).status.clone();
+        outcome(&view("", "").pods(&[Arc::new(pod)]))
+    };
+    assert_eq!(waiting("a b").0, Vec::<String>::new());
+    let (steps, status) = waiting("a");
+    assert_eq!((steps, scheduled(&status).1), (vec!["tell pod-1 of a b".to_owned()], "Unschedulable"));
+}
+
+#[test]
+fn where_the_vm_runs_its_pod_asks_no_host() {
+    let scheduler = |status: &str| {
+        let actions = decide(&view("", &placed(status)));
+        let Some(Action::CreatePod(pod)) = actions.first() else { panic!("{actions:?}") };
+        assert_eq!(nodes_of(pod), ["a"]);
+        pod.spec.as_ref().unwrap().scheduler_name.clone()
+    };
+    assert_eq!(scheduler(ACTIVE), None, "it stands for what runs");
+    assert_eq!(scheduler("").as_deref(), Some("kubevmm-scheduler"), "the host may be in maintenance by now");
 }
 
 #[test]
@@ -190,15 +224,15 @@ fn a_vm_that_starts_again_prefers_its_host_and_gets_a_new_epoch() {
     let off = "nodeName: a, placement: {epoch: 1}";
     let actions = decide(&view("", off));
     let Some(Action::CreatePod(pod)) = actions.first() else { panic!("{actions:?}") };
-    let affinity = pod.spec.clone().unwrap().affinity.unwrap().node_affinity.unwrap();
-    let preferred = affinity.preferred_during_scheduling_ignored_during_execution.unwrap();
-    assert_eq!(preferred[0].preference.match_fields.as_ref().unwrap()[0].values, Some(vec!["a".into()]));
+    assert_eq!(pod.spec.as_ref().unwrap().affinity, None, "it may go elsewhere");
+    let needs = Requirements::parse(&pod.annotations()[REQUIREMENTS]).unwrap();
+    assert_eq!(needs.last_node.as_deref(), Some("a"));
     assert_eq!(epoch_of(pod), "2");
 }
 
 /// The pod of this epoch for a VM without wishes, where `spec` and `status` put it.
 fn made(epoch: i64, node: Option<&str>, phase: &str) -> Arc<Pod> {
-    let mut made = build(&view("", ""), epoch, &["a".into()], None).unwrap();
+    let mut made = build(&view("", ""), epoch, Target::Back("a")).unwrap();
     made.metadata.uid = Some(format!("pod-{epoch}"));
     made.spec.as_mut().unwrap().node_name = node.map(Into::into);
     made.status = Some(PodStatus { phase: Some(phase.into()), ..Default::default() });
@@ -276,13 +310,14 @@ fn the_placement_pod_is_what_the_scheduler_and_the_node_need() {
     let actions = decide(&view);
     let Some(Action::CreatePod(pod)) = actions.first() else { panic!("{actions:?}") };
     let spec = serde_json::to_value(pod.spec.as_ref().unwrap()).unwrap();
-    let memory = ((256_u64 << 20) + overhead::bytes(256 << 20, 2)).to_string();
+    let memory = (256 << 20) + overhead::bytes(256 << 20, 2);
+    let size = Quantity::from_bytes(memory);
     assert_eq!(
         spec["containers"][0]["resources"],
-        json!({"requests": {"cpu": "200m", "memory": memory}, "limits": {"cpu": "2000m", "memory": memory}})
+        json!({"requests": {"cpu": "200m", "memory": size}, "limits": {"cpu": "2000m", "memory": size}})
     );
     let needs = Requirements::parse(&pod.annotations()[REQUIREMENTS]).unwrap();
-    assert_eq!((needs.vcpus, needs.memory.to_string()), (2, memory));
+    assert_eq!((needs.vcpus, needs.memory), (2, memory));
     let alone = &spec["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
     assert_eq!(alone[0]["topologyKey"], "h");
     assert_eq!(spec["topologySpreadConstraints"][0]["whenUnsatisfiable"], "DoNotSchedule");
@@ -311,7 +346,7 @@ fn what_is_not_said_of_cpu_is_a_setting() {
     let requests = |spec: &str, millis: u64| {
         let mut view = view(spec, "");
         view.millis_per_vcpu = millis;
-        let pod = build(&view, 1, &[], None).unwrap();
+        let pod = build(&view, 1, Target::Any).unwrap();
         let resources = pod.spec.unwrap().containers.remove(0).resources.unwrap();
         [resources.requests, resources.limits].map(|list| list.unwrap()["cpu"].0.clone())
     };
