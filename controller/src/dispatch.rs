@@ -8,6 +8,7 @@ use kubevmm_api::common::{ImageKind, NetworkKind};
 use kubevmm_api::{LABEL_VM, VirtualMachine, VirtualMachineDisk, condition, effective};
 
 use crate::disk::decide::{existing_volume, names as names_disk, volume_name};
+use crate::hypervisor::reservation;
 use crate::key::Key;
 use crate::object::{is_deleting, name, uid};
 use crate::queue::Queue;
@@ -58,6 +59,11 @@ pub fn dispatch(world: &World, queue: &Queue<Key>, change: &Change) {
             // What its VM had been promised is free: a device, space in a pool.
             if world.pods.get(&ObjectRef::from_obj(pod.as_ref())).is_none() {
                 unplaced_vms(world, queue, None);
+            }
+        }
+        Change::Reservation(pod) => {
+            if let Some(host) = pod.metadata.labels.as_ref().and_then(|labels| labels.get(reservation::LABEL)) {
+                queue.add(Key::Hypervisor(host.clone()));
             }
         }
         Change::Class(class) => {

@@ -12,6 +12,7 @@
 //! | kubevmm.io | virtualmachines/status, virtualmachinedisks/status, virtualmachineimages/status, clustervirtualmachineimages/status, virtualmachinestoragepools/status, virtualmachinenetworks/status, clustervirtualmachinenetworks/status, hypervisors/status | patch | cluster |
 //! | kubevmm.io | virtualmachines/finalizers | update | cluster: ownerReferences with blockOwnerDeletion |
 //! | (core) | pods | get list watch create patch delete | cluster |
+//! | (core) | pods/resize | patch | namespace kubevmm-system |
 //! | (core) | nodes | get list watch | cluster |
 //! | (core) | namespaces, only kube-system | get | cluster |
 //! | admissionregistration.k8s.io | validatingwebhookconfigurations, only kubevmm-eviction | get list watch patch | cluster |

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::hosts::{Host, Hosts, Liveness, Source, is_out_of_service};
+use crate::hypervisor::reservation;
 use crate::lease::LEASE_NAME;
 use crate::object::name;
 use crate::vm::candidates::count;
@@ -53,6 +54,7 @@ pub struct World {
     pub nodes: Store<Node>,
     /// Placement pods.
     pub pods: Store<Pod>,
+    reservations: Store<Pod>,
     pods_by_vm: Mutex<HashMap<String, BTreeSet<(String, String)>>>,
     leases: Leases,
     /// Of external hosts.
@@ -112,6 +114,8 @@ pub enum Change {
     Node(Box<Node>),
     /// A placement pod is new, changed or gone.
     Pod(Box<Pod>),
+    /// The reservation pod of a host is new, changed or gone.
+    Reservation(Box<Pod>),
     /// The Lease of a host's executor says something new, or has run out.
     Host(String),
     /// Anything may have changed: a watch has started anew.
@@ -142,6 +146,7 @@ impl World {
         let (hypervisors, hypervisor_writer) = reflector::store();
         let (nodes, node_writer) = reflector::store();
         let (pods, pod_writer) = reflector::store();
+        let (reservations, reservation_writer) = reflector::store();
         let world = Arc::new(Self {
             vms,
             disks,
@@ -154,6 +159,7 @@ impl World {
             hypervisors,
             nodes,
             pods,
+            reservations,
             pods_by_vm: Mutex::default(),
             leases: Leases::new(SYSTEM_NAMESPACE, None),
             node_leases: Leases::new(NODE_LEASE_NAMESPACE, Some(EXTERNAL)),
@@ -163,6 +169,7 @@ impl World {
         });
         let plain = watcher::Config::default;
         let pods = plain().labels(LABEL_VM);
+        let reservations = plain().labels(reservation::LABEL);
         let watches = vec![
             watch(client, plain(), vm_writer, &world, on_change, |_, _, vm| Change::Vm(Box::new(vm))),
             watch(client, plain(), disk_writer, &world, on_change, |_, _, disk| Change::Disk(Box::new(disk))),
@@ -186,6 +193,9 @@ impl World {
                 world.index_pod(&pod, there);
                 Change::Pod(Box::new(pod))
             }),
+            watch(client, reservations, reservation_writer, &world, on_change, |_, _, pod| {
+                Change::Reservation(Box::new(pod))
+            }),
             watch_leases(client, &world, |world| &world.leases, on_change).boxed(),
             watch_leases(client, &world, |world| &world.node_leases, on_change).boxed(),
             expire_leases(client, &world, |world| &world.leases, on_change).boxed(),
@@ -208,6 +218,7 @@ impl World {
         self.hypervisors.wait_until_ready().await.map_err(ended)?;
         self.nodes.wait_until_ready().await.map_err(ended)?;
         self.pods.wait_until_ready().await.map_err(ended)?;
+        self.reservations.wait_until_ready().await.map_err(ended)?;
         // Without the Leases every host would look lost.
         self.leases.wait_until_listed().await;
         self.node_leases.wait_until_listed().await;
@@ -269,6 +280,11 @@ impl World {
 
     fn forget_hosts(&self) {
         *lock(&self.hosts) = None;
+    }
+
+    /// The reservation pod of a host.
+    pub fn reservation(&self, host: &str) -> Option<Arc<Pod>> {
+        self.reservations.get(&ObjectRef::new(&reservation::pod_name(host)).within(SYSTEM_NAMESPACE))
     }
 
     /// What the placed VMs have been promised.

@@ -2,6 +2,7 @@
 //! the controller says so.
 
 pub mod decide;
+pub mod reservation;
 
 use std::time::Duration;
 
@@ -28,6 +29,9 @@ pub async fn reconcile(context: &Context, name: &str) -> Result<Option<Duration>
         }
     }
     say_lost(context, name).await?;
+    if let Some(hypervisor) = known {
+        reservation::reconcile(context, &hypervisor).await?;
+    }
     Ok(None)
 }
 
