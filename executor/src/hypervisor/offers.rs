@@ -187,3 +187,32 @@ fn known<T>(answer: crate::libvirt::Result<T>, what: &str) -> Result<Option<T>, 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::libvirt::{Error as Failure, ErrorCode, Options};
+
+    #[tokio::test]
+    async fn a_driver_that_does_not_tell_all_still_tells_something() {
+        let (connection, _events) = Connection::open("test:///default", Options::default()).await.unwrap();
+        let architecture = connection.node_info().await.unwrap().model;
+        let documents = documents(&connection, &architecture, Accelerator::TCG).await.unwrap();
+        assert!(documents.host.contains("<capabilities>"));
+        assert_eq!(documents.cpu, None, "the driver has no host-model");
+        let offers = capabilities::read(&documents, &architecture, Accelerator::TCG).unwrap();
+        assert!(!offers.numa.is_empty(), "{offers:?}");
+    }
+
+    #[test]
+    fn a_host_that_does_not_answer_is_asked_again_and_one_that_cannot_is_not() {
+        let failed = |code| {
+            let (message, operation, object) = (String::new(), "virConnectGetDomainCapabilities", String::new());
+            known::<()>(Err(Failure { code, domain: 0, message, operation, object }), "what domains can have")
+        };
+        assert!(failed(ErrorCode::Timeout).is_err() && failed(ErrorCode::ConnectionLost).is_err());
+        for code in [ErrorCode::Unsupported, ErrorCode::ConfigUnsupported, ErrorCode::InvalidArgument] {
+            assert!(matches!(failed(code), Ok(None)), "{code:?}");
+        }
+    }
+}
