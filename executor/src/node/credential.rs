@@ -82,7 +82,7 @@ impl Credential {
     /// Returns once the credential has been renewed; never, when it is not one of ours to renew.
     ///
     /// # Errors
-    /// When it is refused, or cannot be kept.
+    /// When a file cannot be used.
     pub async fn renewed(&self, client: &Client) -> Result<(), Error> {
         let there = parse(&self.kubeconfig)?;
         let Some(validity) = self.validity(&there)? else { return std::future::pending().await };
@@ -95,7 +95,16 @@ impl Credential {
             }
             tokio::time::sleep(left.min(LOOK)).await;
         }
-        self.ask(client, &there).await
+        loop {
+            match self.ask(client, &there).await {
+                Ok(()) => return Ok(()),
+                // What is there still works: a restart would not help.
+                Err(error) => tracing::warn!(%error, until = %validity.until, "the node credential is not renewed"),
+            }
+            self.forget_key()?;
+            let left = Duration::try_from(validity.until.duration_since(Timestamp::now())).unwrap_or_default();
+            tokio::time::sleep((left / 10).max(LOOK)).await;
+        }
     }
 
     /// Asks for a certificate and keeps it. The cluster is that of `template`.
@@ -105,8 +114,7 @@ impl Credential {
         let text = kubeconfig(template, &self.node, &certificate, &key.serialize_pem())
             .ok_or_else(|| unusable(&self.bootstrap, "its current context names no cluster"))?;
         write_private(&self.kubeconfig, &text.to_string())?;
-        let key = self.key_file();
-        fs::remove_file(&key).map_err(|source| file_error(&key, source))?;
+        self.forget_key()?;
         tracing::info!(node = self.node, file = %self.kubeconfig.display(), "the node credential is there");
         Ok(())
     }
@@ -123,6 +131,14 @@ impl Credential {
                 Ok(key)
             }
             Err(source) => Err(file_error(&path, source)),
+        }
+    }
+
+    fn forget_key(&self) -> Result<(), Error> {
+        let path = self.key_file();
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file_error(&path, error)),
+            _ => Ok(()),
         }
     }
 

@@ -33,6 +33,8 @@ pub(super) struct Answer {
 pub(super) enum Action {
     /// It runs.
     Run,
+    /// It has been given the resources that it asks for by now.
+    Resize,
     /// There is no room for it.
     Refuse { reason: &'static str, message: String },
     /// It is gone.
@@ -107,8 +109,11 @@ pub(super) fn decide(mut pods: Vec<Seen>, allocatable: Option<Resources>, now: I
 fn answer(seen: Seen, allocatable: Option<Resources>, used: &mut Resources, now: Instant) -> Answer {
     let (action, wake) = match seen.leaving_since {
         Some(since) => leave(&seen, since, now),
-        None if phase(&seen.pod) == "Pending" => (allocatable.map(|all| admit(&seen.pod, all, used)), None),
-        None => (None, None),
+        None => match phase(&seen.pod) {
+            "Pending" => (allocatable.map(|all| admit(&seen.pod, all, used)), None),
+            "Running" if is_resized(&seen.pod) => (Some(Action::Resize), None),
+            _ => (None, None),
+        },
     };
     Answer { pod: seen.pod, action, wake }
 }
@@ -134,6 +139,17 @@ fn admit(pod: &Pod, allocatable: Resources, used: &mut Resources) -> Action {
     Action::Run
 }
 
+/// Whether the pod asks for something else than it was last told to have. What a domain has is libvirt's to give, so there
+/// is nothing to wait for. An API server that knows no resizing does not keep what was told.
+fn is_resized(pod: &Pod) -> bool {
+    let told: Vec<_> = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten()).collect();
+    let mut containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    containers.any(|container| {
+        let told = told.iter().find(|told| told.name == container.name).and_then(|told| told.resources.as_ref());
+        told.is_some_and(|told| Some(told) != container.resources.as_ref())
+    })
+}
+
 fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending")
 }
@@ -147,7 +163,9 @@ mod tests {
             "{{metadata: {{name: {name}, namespace: shop, uid: {name}, labels: {{kubevmm.io/vm: web}}, \
              deletionGracePeriodSeconds: 90, ownerReferences: [{{apiVersion: kubevmm.io/v1beta1, \
              kind: VirtualMachine, name: web, uid: v, controller: true}}]}}, spec: {{containers: [{{name: pause, \
-             resources: {{requests: {{cpu: 100m, memory: {memory}}}}}}}]}}, status: {{phase: {phase}}}}}"
+             resources: {{requests: {{cpu: 100m, memory: {memory}}}}}}}]}}, status: {{phase: {phase}, \
+             containerStatuses: [{{name: pause, image: i, imageID: '', ready: true, restartCount: 0, \
+             resources: {{requests: {{cpu: 100m, memory: {memory}}}}}}}]}}}}"
         ))
         .unwrap()
     }
@@ -197,6 +215,15 @@ mod tests {
         let until = start + Duration::from_secs(90);
         assert_eq!((&waiting[0].action, waiting[0].wake), (&None, Some(until)));
         assert_eq!(actions(vec![leaving(true)], node(), until), [Some(Action::Remove)]);
+    }
+
+    #[test]
+    fn a_pod_that_asks_for_more_is_told_that_it_has_it() {
+        let mut grown = pod("a", "1Mi", "Running");
+        let container = &mut grown.spec.as_mut().unwrap().containers[0];
+        let requests = container.resources.as_mut().unwrap().requests.as_mut().unwrap();
+        requests.insert("memory".into(), Quantity("2Mi".into()));
+        assert_eq!(actions(vec![seen(grown)], node(), Instant::now()), [Some(Action::Resize)]);
     }
 
     #[test]

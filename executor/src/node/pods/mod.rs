@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::watcher::Config;
@@ -102,6 +102,7 @@ async fn act(context: &Context, host: &Host, pod: &Pod, action: &Action) -> Resu
             return done(limited(API_TIMEOUT, api.delete(name, &params)).await.map(drop));
         }
         Action::Run => running(pod, host, &super::now()),
+        Action::Resize => json!({"containerStatuses": containers(pod, &super::now())}),
         Action::Refuse { reason, message } => json!({"phase": "Failed", "reason": reason, "message": message}),
     };
     let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": status});
@@ -119,18 +120,25 @@ fn done(result: Result<(), Error>) -> Result<(), Error> {
 
 /// The status of a pod that runs.
 fn running(pod: &Pod, host: &Host, now: &Time) -> Json {
-    let container = |container: &k8s_openapi::api::core::v1::Container| {
-        json!({"name": container.name, "image": container.image, "imageID": "", "ready": true, "started": true,
-               "restartCount": 0, "state": {"running": {"startedAt": now}}})
-    };
     let conditions = ["PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready"];
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
     json!({
         "phase": "Running",
         "startTime": now,
         "hostIP": host.address.to_string(),
         "hostIPs": [{"ip": host.address.to_string()}],
         "conditions": conditions.map(|kind| json!({"type": kind, "status": "True", "lastTransitionTime": now})),
-        "containerStatuses": containers.map(container).collect::<Vec<_>>(),
+        "containerStatuses": containers(pod, now),
     })
+}
+
+/// The containers, as if they ran: with the resources that they ask for. (A pod that does not tell them cannot be resized.)
+fn containers(pod: &Pod, now: &Time) -> Vec<Json> {
+    let started = pod.status.as_ref().and_then(|status| status.start_time.as_ref()).unwrap_or(now);
+    let container = |container: &Container| {
+        let requests = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+        json!({"name": container.name, "image": container.image, "imageID": "", "ready": true, "started": true,
+               "restartCount": 0, "state": {"running": {"startedAt": started}},
+               "resources": container.resources, "allocatedResources": requests})
+    };
+    pod.spec.iter().flat_map(|spec| &spec.containers).map(container).collect()
 }
