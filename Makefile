@@ -83,7 +83,7 @@ e2e: deps images ## Run the end-to-end tests, on a lab of their own (root)
 	$(CARGO) test --test e2e
 
 .PHONY: bench
-bench: bench-codec bench-executors bench-start ## Run all benches (the last one on the lab that `make demo` left)
+bench: bench-codec bench-executors bench-extender bench-start ## Run all benches (the last one on the lab that `make demo` left)
 
 .PHONY: bench-codec
 bench-codec: ## Measure the analyser's conversions, beside Python (PYTHON=python3, with lxml and PyYAML) and xmllint
@@ -95,6 +95,10 @@ bench-start: ## Measure apply-to-started on the lab that `make demo` left, besid
 
 .PHONY: bench-executors
 bench-executors: deps ## Measure the start of an executor with 300 domains, and what 100 idle ones write
+.PHONY: bench-extender
+bench-extender: ## Measure the scheduler extender with 5,000 hosts and 20,000 VMs: its answers' times and its memory
+	$(CARGO) bench --quiet --bench extender
+
 	$(CARGO) build --release --bin lab --bin kubevmm-executor
 	$(CARGO) run --release --quiet --bin kubevmm-bench -- executors
 

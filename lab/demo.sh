@@ -21,6 +21,7 @@ virtctl=$programs/virtctl
 install_on() { # install_on KUBECTL..
   "$@" apply -f yamls/ >/dev/null
   rolled_out deployment/kubevmm-controller "$@"
+  rolled_out deployment/kubevmm-scheduler "$@"
   rolled_out daemonset/kubevmm-executor "$@"
   "$@" wait hypervisors.kubevmm.io --all --for=create --timeout=60s >/dev/null
 }
@@ -33,8 +34,8 @@ rolled_out() { # rolled_out KIND/NAME KUBECTL..
     missing=$(images_missing "$@")
     [ -z "$missing" ] || die "nodes that cannot have their image:
 $missing
-Import the archives on every node (ctr -n k8s.io images import out/images/NAME.tar), or push them to a registry and say
-where they are with \`make yamls REGISTRY=…\`; see README.md. Then run this again."
+Import the archives on every node (ctr -n k8s.io images import out/images/NAME.tar) and give your kube-scheduler's image the
+name kubevmm/kube-scheduler:0.1.0 there (ctr -n k8s.io images tag), or push them to a registry and say where they are with \`make yamls REGISTRY=…\`; see README.md. Then run this again."
     [ $SECONDS -lt $deadline ] || die "$what is not there after 180 s: look at \`kubectl -n kubevmm-system describe pods\`"
   done
 }
@@ -42,8 +43,8 @@ where they are with \`make yamls REGISTRY=…\`; see README.md. Then run this ag
 # "NODE IMAGE REASON", a line each. A list of what nodes have would not do: a node reports its largest 50 images only.
 # A pull that has failed once (ErrImagePull) is tried again; after that it backs off.
 images_missing() { # images_missing KUBECTL..
-  "$@" -n kubevmm-system get pods -o jsonpath='{range .items[*]}{range .status.containerStatuses[*]}{.image} {.state.waiting.reason} {end}{.spec.nodeName}{"\n"}{end}' |
-    awk '$2 ~ /^(ErrImageNeverPull|ImagePullBackOff|InvalidImageName)$/ { print "  " $3 " " $1 " " $2 }' | sort -u
+  "$@" -n kubevmm-system get pods -o jsonpath='{range .items[*]}{.spec.nodeName}{range .status.initContainerStatuses[*]} {.image}={.state.waiting.reason}{end}{range .status.containerStatuses[*]} {.image}={.state.waiting.reason}{end}{"\n"}{end}' |
+    awk '{ for (i = 2; i <= NF; i++) { split($i, of, "="); if (of[2] ~ /^(ErrImageNeverPull|ImagePullBackOff|InvalidImageName)$/) print "  " $1 " " of[1] " " of[2] } }' | sort -u
 }
 
 # No pod of the installation runs the image of the placement pods: one on each node shows whether it is there.
@@ -89,7 +90,7 @@ kubectl=("$lab" kubectl)
 export KUBECONFIG=${LAB_DIR:-/run/kubevmm-lab}/admin.kubeconfig
 
 say "importing the images and installing KubeVMM: kubectl apply -f yamls/"
-quietly "$lab" image all out/images/controller.tar out/images/executor.tar out/images/pause.tar
+quietly "$lab" image all out/images/*.tar
 install_on "${kubectl[@]}"
 quietly "${kubectl[@]}" wait hypervisors.kubevmm.io --all --for=condition=Ready --timeout=120s
 "${kubectl[@]}" get hypervisors

@@ -20,9 +20,17 @@ pub fn write(cluster: &Cluster, story: &str, namespace: &str, error: &str) -> Pa
     save(&directory, "cluster.yaml", kubectl(&["get", CLUSTER_KINDS, "-o", "yaml"]));
     save(&directory, "leases.yaml", kubectl(&["-n", SYSTEM, "get", "leases,pods", "-o", "yaml"]));
     save(&directory, "events.txt", kubectl(&["-n", namespace, "get", "events", "--sort-by=.lastTimestamp"]));
-    for pod in ["deployment/kubevmm-controller"].map(str::to_owned).into_iter().chain(executors(cluster)) {
+    for pod in ["deployment/kubevmm-controller", "deployment/kubevmm-scheduler"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(executors(cluster))
+    {
         let file = format!("{}.log", pod.replace('/', "-"));
-        save(&directory, &file, kubectl(&["-n", SYSTEM, "logs", &pod, "--tail=2000", "--request-timeout=5s"]));
+        save(
+            &directory,
+            &file,
+            kubectl(&["-n", SYSTEM, "logs", &pod, "--all-containers", "--tail=2000", "--request-timeout=5s"]),
+        );
         let before = kubectl(&["-n", SYSTEM, "logs", &pod, "--previous", "--tail=500", "--request-timeout=5s"]);
         save(&directory, &format!("{file}.previous"), before);
     }

@@ -98,7 +98,8 @@ impl Draft<'_> {
 
     /// New images under the old names reach only new pods.
     pub(crate) fn restart_pods(&self) -> Result<()> {
-        for workload in ["deployment/kubevmm-controller", "daemonset/kubevmm-executor"] {
+        for workload in ["deployment/kubevmm-controller", "deployment/kubevmm-scheduler", "daemonset/kubevmm-executor"]
+        {
             self.lab.kubectl(["-n", SYSTEM, "rollout", "restart", workload])?;
             self.lab.kubectl(["-n", SYSTEM, "rollout", "status", workload, "--timeout=120s"])?;
         }
@@ -146,6 +147,7 @@ impl Draft<'_> {
             }
             Err(anyhow!("{status}"))
         })?;
+        self.lab.kubectl(["-n", SYSTEM, "rollout", "status", "deployment/kubevmm-scheduler", "--timeout=120s"])?;
         let acts_since = wait_for("the controller acts", within(60), || self.controller_acts_since())?;
         for host in self.libvirt_hosts() {
             let name = host.name.to_string();
