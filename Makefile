@@ -30,6 +30,12 @@ deps: ## Install what building and the lab need, beside Rust and Go
 images: ## Write the container images to out/images/, without a container engine
 	$(CARGO) run --release --bin kubevmm-images -- build --out out/images
 
+.PHONY: deb
+deb: ## Build the executor's Debian package, for hosts that are no cluster nodes: target/debian/
+	@$(CARGO) deb --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deb
+	$(CARGO) build --release --bin kubevmm-executor
+	$(CARGO) deb --no-build --package kubevmm-executor
+
 .PHONY: yamls
 yamls: ## Generate the CRDs, and write the images' names into yamls/
 	mkdir -p out
