@@ -95,18 +95,23 @@ bench: bench-codec bench-executors bench-extender bench-start ## Run all benches
 bench-codec: ## Measure the analyser's conversions, beside Python (PYTHON=python3, with lxml and PyYAML) and xmllint
 	$(CARGO) bench --quiet --bench codec
 
+.PHONY: bench-extender
+bench-extender: ## Measure the scheduler extender with 5,000 hosts and 20,000 VMs: its answers' times and its memory
+	$(CARGO) bench --quiet --bench extender
+
 .PHONY: bench-start
 bench-start: ## Measure apply-to-started on the lab that `make demo` left, beside virsh's own define and start
 	$(CARGO) run --release --quiet --bin kubevmm-bench -- start --at-most 2
 
 .PHONY: bench-executors
 bench-executors: deps ## Measure the start of an executor with 300 domains, and what 100 idle ones write
-.PHONY: bench-extender
-bench-extender: ## Measure the scheduler extender with 5,000 hosts and 20,000 VMs: its answers' times and its memory
-	$(CARGO) bench --quiet --bench extender
-
 	$(CARGO) build --release --bin lab --bin kubevmm-executor
 	$(CARGO) run --release --quiet --bin kubevmm-bench -- executors
+
+.PHONY: bench-scheduling
+bench-scheduling: deps ## Measure the placement pods that a kube-scheduler binds in a second, with the extender and without
+	$(CARGO) build --release --bin lab --bin kubevmm-scheduler-extender
+	$(CARGO) run --release --quiet --bin kubevmm-bench -- scheduling
 
 .PHONY: lint
 lint: style deny ## Check the format, clippy's advice, and the dependencies' licences

@@ -71,9 +71,9 @@ fn without_the_extender_vms_wait_and_pods_do_not(space: &Space) -> Result<()> {
         "{apiVersion: v1, kind: Pod, metadata: {name: ordinary}, spec: {terminationGracePeriodSeconds: 0, containers: \
          [{name: sleep, image: 'localhost/busybox:1', imagePullPolicy: Never, command: [sleep, '3600']}]}}",
     )?;
-    let runs = space.api().wait(api::POD, &space.namespace, "ordinary", "runs", within(60), |pod| {
-        pod["status"]["phase"] == "Running"
-    });
+    let runs = space
+        .api()
+        .wait(api::POD, &space.namespace, "ordinary", "runs", within(60), |pod| pod["status"]["phase"] == "Running");
     drop(held);
     let told = told?;
     ensure!(told.contains("kubevmm-scheduler"), "what is to be looked at is not named: {told}");
@@ -114,9 +114,8 @@ fn a_hundred_vms_while_hosts_join_and_leave(space: &Space) -> Result<()> {
     wait_for("the host that joins gets VMs", within(180), || Ok((host.qemus().len() > 5).then_some(())))?;
     cluster.kubectl(["cordon", "h1"])?;
     host.crash()?;
-    let went_on = wait_for("the others go on", within(180), || {
-        Ok((cluster.host("h2").qemus().len() > 20).then_some(()))
-    });
+    let went_on =
+        wait_for("the others go on", within(180), || Ok((cluster.host("h2").qemus().len() > 20).then_some(())));
     host.boot()?;
     foreign::start_again(&host)?;
     cluster.kubectl(["uncordon", "h1"])?;

@@ -3,7 +3,9 @@
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow};
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
+};
 use kube::{Client, config::KubeConfigOptions, config::Kubeconfig};
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -142,6 +144,18 @@ impl ApiServer {
         let list = block_on(self.api(kind, namespace).list(&ListParams::default()))
             .with_context(|| format!("list {} in {namespace:?}", kind.name))?;
         list.items.into_iter().map(|object| Ok(serde_json::to_value(object)?)).collect()
+    }
+
+    /// Creates an object.
+    ///
+    /// # Errors
+    /// The API server's refusal, in its words.
+    pub fn create(&self, manifest: &Json) -> Result<()> {
+        let namespace = manifest["metadata"]["namespace"].as_str().unwrap_or_default();
+        let object: DynamicObject = serde_json::from_value(manifest.clone())?;
+        block_on(self.api(Kind::of(manifest)?, namespace).create(&PostParams::default(), &object))
+            .map(drop)
+            .map_err(|error| anyhow!("{error}"))
     }
 
     /// Server-side apply, as a user's tool does it; strict: an unknown field is refused.

@@ -4,6 +4,7 @@ mod audit;
 pub mod executor;
 pub mod idle;
 mod place;
+pub mod scheduling;
 pub mod start;
 
 pub use place::Place;

@@ -1,11 +1,13 @@
 //! A lab of the benches' own: an API server, one host with libvirt, and Nodes that only the API server knows.
 
+use std::ffi::OsStr;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::{env, fs};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use kubevmm_lab::artifacts::Artifacts;
 use kubevmm_lab::{Daemon, HostName, Lab, Options};
 use serde_json::json;
 
@@ -25,9 +27,9 @@ fn options() -> Options {
         nodes: 1,
         dir: PathBuf::from("/run/kubevmm-bench"),
         tag: "bench".into(),
-        network: Ipv4Addr::new(10, 89, 0, 0),
-        pods: Ipv4Addr::new(10, 90, 0, 0),
-        services: Ipv4Addr::new(10, 99, 0, 0),
+        network: Ipv4Addr::new(10, 91, 0, 0),
+        pods: Ipv4Addr::new(10, 92, 0, 0),
+        services: Ipv4Addr::new(10, 101, 0, 0),
         audit: true,
         ..Options::default()
     }
@@ -73,25 +75,52 @@ impl Place {
         Ok(())
     }
 
-    /// Starts an executor on this machine, for the Node `node` and the libvirt of `uri`. Its log is in the lab's directory.
+    /// Starts an executor on this machine, for the Node `node` and the libvirt of `uri`.
     ///
     /// # Errors
     /// When it has not been built.
     pub fn executor(&self, node: &str, uri: &str) -> Result<Running> {
-        let dir = options().dir.join("executors");
-        fs::create_dir_all(&dir)?;
-        let program = beside("kubevmm-executor")?;
-        let log = fs::File::create(dir.join(format!("{node}.log")))?;
-        let child = Command::new(&program)
-            .args(["--node-name", node, "--libvirt-uri", uri, "--lock-file"])
-            .arg(dir.join(format!("{node}.lock")))
+        let lock = self.dir().join(format!("{node}.lock"));
+        let words = ["--node-name", node, "--libvirt-uri", uri, "--lock-file"].map(AsRef::as_ref);
+        self.project("kubevmm-executor", &[&words[..], &[lock.as_os_str()]].concat())
+    }
+
+    /// Starts a program of the project, as the cluster's administrator.
+    ///
+    /// # Errors
+    /// When it has not been built.
+    pub(super) fn project(&self, program: &str, arguments: &[&OsStr]) -> Result<Running> {
+        let path = env::current_exe()?.with_file_name(program);
+        fs::metadata(&path).with_context(|| format!("{}: build it: cargo build --release --bins", path.display()))?;
+        self.start(&path, arguments)
+    }
+
+    /// Starts a program of Kubernetes, as the cluster's administrator.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub(super) fn kubernetes(&self, program: &str, arguments: &[&OsStr]) -> Result<Running> {
+        self.start(&Artifacts::locate()?.kubernetes.join(program), arguments)
+    }
+
+    /// Its output goes to a log in the lab's directory.
+    fn start(&self, program: &Path, arguments: &[&OsStr]) -> Result<Running> {
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.dir().join(format!("{name}.log")))?;
+        let child = Command::new(program)
+            .args(arguments)
             .env("KUBECONFIG", self.lab.kubeconfig())
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
             .with_context(|| program.display().to_string())?;
         Ok(Running(child))
+    }
+
+    /// Where what belongs to a bench may lie; it goes with the lab.
+    pub(super) fn dir(&self) -> PathBuf {
+        self.lab.options().dir.clone()
     }
 }
 
@@ -103,6 +132,22 @@ impl Running {
     pub fn id(&self) -> u32 {
         self.0.id()
     }
+
+    /// Nothing comes of a bench whose process has ended.
+    ///
+    /// # Panics
+    /// When it has.
+    pub(super) fn must_run(&mut self) {
+        let ended = self.0.try_wait();
+        assert!(matches!(ended, Ok(None)), "a process of the bench has ended ({ended:?}): its log says why");
+    }
+
+    /// Waits for its end.
+    pub(super) fn ends_well(mut self) -> Result<()> {
+        let status = self.0.wait()?;
+        ensure!(status.success(), "it ended with {status}");
+        Ok(())
+    }
 }
 
 impl Drop for Running {
@@ -111,11 +156,4 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// A program of the project, beside this one.
-pub(super) fn beside(program: &str) -> Result<PathBuf> {
-    let path = env::current_exe()?.with_file_name(program);
-    fs::metadata(&path).with_context(|| format!("{}: build it: cargo build --release --bins", path.display()))?;
-    Ok(path)
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 use kubevmm_lab::Lab;
+use kubevmm_tests::bench::scheduling::Scale;
 use kubevmm_tests::bench::{self, Place};
 
 /// Measures, and prints a table.
@@ -43,18 +44,39 @@ enum Bench {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
+    /// On a lab of its own: placement pods that a kube-scheduler binds in a second, with the extender and without it, on
+    /// hosts that only the API server knows.
+    Scheduling {
+        /// Hosts
+        #[arg(long, default_value_t = 5000)]
+        hosts: usize,
+        /// VMs that are placed already
+        #[arg(long, default_value_t = 20000)]
+        placed: usize,
+        /// VMs that are to be placed
+        #[arg(long, default_value_t = 1000)]
+        waiting: usize,
+        /// How often, with and without the extender by turns
+        #[arg(long, default_value_t = 2)]
+        rounds: usize,
+    },
 }
 
 fn main() -> Result<()> {
     match Options::parse().bench {
         Bench::Start { lab, image, at_most } => start(&lab, &image, at_most),
-        Bench::Executors { domains, idle, seconds } => {
-            let place = Place::up()?;
-            let measured = executors(&place, domains, idle, seconds);
-            place.down()?;
-            measured
+        Bench::Executors { domains, idle, seconds } => in_a_lab(|place| executors(place, domains, idle, seconds)),
+        Bench::Scheduling { hosts, placed, waiting, rounds } => {
+            in_a_lab(|place| scheduling(place, Scale { hosts, placed, waiting, rounds }))
         }
     }
+}
+
+fn in_a_lab(bench: impl FnOnce(&Place) -> Result<()>) -> Result<()> {
+    let place = Place::up()?;
+    let measured = bench(&place);
+    place.down()?;
+    measured
 }
 
 fn start(lab: &std::path::Path, image: &str, at_most: Option<f32>) -> Result<()> {
@@ -81,4 +103,23 @@ fn executors(place: &Place, domains: usize, idle: usize, seconds: u64) -> Result
         println!("{write:58} {number:7}");
     }
     Ok(())
+}
+
+fn scheduling(place: &Place, scale: Scale) -> Result<()> {
+    let report = bench::scheduling::measure(place, scale)?;
+    let Scale { hosts, placed, waiting, .. } = scale;
+    println!("{hosts} hosts, {placed} VMs placed, {waiting} waiting");
+    let row = |what: &str, rates: &[f64]| {
+        let each: String = rates.iter().map(|rate| format!("{rate:8.0}")).collect();
+        println!("{what:44}{each}  mean {:6.0}", mean(rates));
+    };
+    row("placement pods a second, without extender", &report.without);
+    row("placement pods a second, with extender", &report.with);
+    println!("{:44}{:8.2}", "ratio", mean(&report.with) / mean(&report.without));
+    println!("{:44}{:8.0}", "most memory of the extender, MiB", report.memory);
+    Ok(())
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
 }
