@@ -89,7 +89,7 @@ e2e: deps images ## Run the end-to-end tests, on a lab of their own (root)
 	$(CARGO) test --test e2e
 
 .PHONY: bench
-bench: bench-codec bench-executors bench-extender bench-start ## Run all benches (the last one on the lab that `make demo` left)
+bench: bench-codec bench-extender bench-executors bench-scheduling bench-start ## Run all benches (the last one on the lab that `make demo` left)
 
 .PHONY: bench-codec
 bench-codec: ## Measure the analyser's conversions, beside Python (PYTHON=python3, with lxml and PyYAML) and xmllint
