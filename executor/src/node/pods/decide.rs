@@ -49,8 +49,14 @@ pub(super) struct Resources([u64; 3]);
 const KINDS: [(&str, &str); 3] = [("cpu", "OutOfcpu"), ("memory", "OutOfmemory"), ("pods", "OutOfpods")];
 
 impl Resources {
+    /// What a Node promises; `None` before it has told what it has.
+    pub(super) fn allocatable(named: &BTreeMap<String, Quantity>) -> Option<Self> {
+        let all = Self::of(named);
+        (all.0[1] > 0).then_some(all)
+    }
+
     /// What a Node or a container names. A quantity that is none counts as nothing.
-    pub(super) fn of(named: &BTreeMap<String, Quantity>) -> Self {
+    fn of(named: &BTreeMap<String, Quantity>) -> Self {
         let read = |name: &str| named.get(name).map(|quantity| kubevmm_api::Quantity(quantity.0.clone()));
         let whole = |name: &str| read(name).and_then(|quantity| quantity.bytes().ok()).unwrap_or_default();
         let millis = read("cpu").and_then(|quantity| quantity.millis().ok()).unwrap_or_default();
@@ -126,9 +132,11 @@ fn leave(seen: &Seen, since: Instant, now: Instant) -> (Option<Action>, Option<I
 
 fn admit(pod: &Pod, allocatable: Resources, used: &mut Resources) -> Action {
     let requested = Resources::requested(pod);
+    // A reservation stands for what is used already.
+    let bounded = vm_of(pod).is_some();
     for (at, (name, reason)) in KINDS.into_iter().enumerate() {
         let (wanted, taken, all) = (requested.0[at], used.0[at], allocatable.0[at]);
-        if wanted > 0 && taken.saturating_add(wanted) > all {
+        if bounded && wanted > 0 && taken.saturating_add(wanted) > all {
             let message = format!(
                 "Pod was rejected: Node didn't have enough resource: {name}, requested: {wanted}, used: {taken}, capacity: {all}"
             );
@@ -177,7 +185,7 @@ mod tests {
     fn node() -> Option<Resources> {
         let quantity = |text: &str| Quantity(text.to_owned());
         let named = [("cpu", "2"), ("memory", "1Gi"), ("pods", "3")];
-        Some(Resources::of(&named.map(|(name, text)| (name.to_owned(), quantity(text))).into()))
+        Resources::allocatable(&named.map(|(name, text)| (name.to_owned(), quantity(text))).into())
     }
 
     fn actions(pods: Vec<Seen>, allocatable: Option<Resources>, now: Instant) -> Vec<Option<Action>> {
@@ -188,6 +196,8 @@ mod tests {
     fn a_pod_runs_as_long_as_there_is_room() {
         let now = Instant::now();
         assert_eq!(actions(vec![seen(pod("a", "600Mi", "Pending"))], node(), now), [Some(Action::Run)]);
+        let new = [("memory".to_owned(), Quantity("0".into()))].into();
+        assert_eq!(Resources::allocatable(&new), None);
         assert_eq!(actions(vec![seen(pod("a", "600Mi", "Pending"))], None, now), [None], "nothing is known yet");
         let both = vec![seen(pod("a", "600Mi", "Running")), seen(pod("b", "600Mi", "Pending"))];
         let message = "Pod was rejected: Node didn't have enough resource: memory, requested: 629145600, used: 629145600, capacity: 1073741824";
@@ -243,5 +253,8 @@ mod tests {
         assert!(!is_ours(&reservation, "kvm1"), "in a namespace of somebody's");
         reservation.metadata.namespace = Some(SYSTEM_NAMESPACE.into());
         assert!(is_ours(&reservation, "kvm1") && !is_ours(&reservation, "kvm2"));
+        let container = &mut reservation.spec.as_mut().unwrap().containers[0];
+        container.resources.as_mut().unwrap().requests = Some([("memory".into(), Quantity("9Gi".into()))].into());
+        assert_eq!(actions(vec![seen(reservation)], node(), Instant::now()), [Some(Action::Run)], "it is used already");
     }
 }

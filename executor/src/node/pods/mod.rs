@@ -73,7 +73,7 @@ fn answers(
     leaving.retain(|uid, _| pods.iter().any(|pod| pod.metadata.uid.as_ref() == Some(uid)));
     let node = context.store.nodes.get_cluster(&host.name);
     let allocatable = node.as_ref().and_then(|node| node.status.as_ref()?.allocatable.as_ref());
-    decide::decide(seen, allocatable.map(Resources::of), now)
+    decide::decide(seen, allocatable.and_then(Resources::allocatable), now)
 }
 
 /// Whether a domain may run for this pod still.
