@@ -117,6 +117,14 @@ async fn act(client: Client, options: Options, lease: lease::Proof) -> Error {
         pause_image: options.pause_image,
         millis_per_vcpu: options.millis_per_vcpu,
     });
+    // One waits for all: a store wakes only the last of those who wait for it.
+    let early = tokio::select! {
+        ready = context.world.wait_until_ready() => ready.err(),
+        Some(ended) = tasks.join_next() => Some(ended.unwrap_or(Error::WatchEnded("a task of the controller"))),
+    };
+    if let Some(error) = early {
+        return error;
+    }
     for _ in 0..WORKERS {
         tasks.spawn(work(Arc::clone(&context)));
     }
@@ -130,11 +138,8 @@ async fn act(client: Client, options: Options, lease: lease::Proof) -> Error {
     }
 }
 
-/// Takes one object after the other.
+/// Takes one object after the other, of a world that is known.
 async fn work(context: Arc<Context>) -> Error {
-    if let Err(error) = context.world.wait_until_ready().await {
-        return error;
-    }
     loop {
         let key = context.queue.next().await;
         let result = reconcile(&context, &key).await;

@@ -204,7 +204,7 @@ impl World {
         (world, watches)
     }
 
-    /// Waits until every kind has been listed once.
+    /// Waits until every kind has been listed once. Only one may wait: a store wakes the last one.
     pub async fn wait_until_ready(&self) -> Result<(), Error> {
         let ended = |_| Error::WatchEnded("a kind that had to be listed first");
         self.vms.wait_until_ready().await.map_err(ended)?;

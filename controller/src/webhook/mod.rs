@@ -62,11 +62,8 @@ struct Webhook {
     path: String,
 }
 
-/// Serves evictions on `port`, for ever. `own` is the controller's own pod.
+/// Serves evictions on `port`, for ever, from a world that is known. `own` is the controller's own pod.
 pub async fn run(context: Arc<Context>, own: Option<OwnPod>, port: u16) -> Error {
-    if let Err(error) = context.world.wait_until_ready().await {
-        return error;
-    }
     let identity = match certificate::identity(&format!("{SERVICE}.{SYSTEM_NAMESPACE}.svc")) {
         Ok(identity) => identity,
         Err(error) => return error,
