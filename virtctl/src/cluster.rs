@@ -34,7 +34,17 @@ pub(crate) struct Cluster {
 
 /// Reads the kubeconfig, or the service account of the pod. Nothing is sent.
 pub(crate) async fn connect(args: &ClusterArgs) -> Result<Cluster, Error> {
+    open(args, true).await
+}
+
+/// As [`connect`], for one who wants to hear each "not yet" (429), which is tried again in silence otherwise.
+pub(crate) async fn connect_impatiently(args: &ClusterArgs) -> Result<Cluster, Error> {
+    open(args, false).await
+}
+
+async fn open(args: &ClusterArgs, patient: bool) -> Result<Cluster, Error> {
     let mut config = config(args).await?;
+    config.default_retry = patient;
     // Long enough for a far cluster; a script should not hang for a wrong address.
     config.connect_timeout = Some(std::time::Duration::from_secs(10));
     let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();

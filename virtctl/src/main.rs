@@ -86,7 +86,7 @@ async fn run(cli: &Cli) -> Result<ExitCode, Error> {
         Command::Restart(args) => commands::power::run(&cluster().await?, Verb::Restart, &args.power, args.force).await,
         Command::List(args) => commands::list::run(&cluster().await?, args).await,
         Command::Domains(args) => commands::domains::run(&cluster().await?, args).await,
-        Command::Node(command) => commands::node::run(&cluster().await?, command).await,
+        Command::Node(command) => commands::node::run(&cli.target, command).await,
         Command::Import(args) => commands::import::run(&cluster().await?, args).await,
         Command::ExportXml(args) => commands::export::run(&cluster().await?, args).await,
         Command::Describe(args) => commands::describe::run(&cluster().await?, args).await,

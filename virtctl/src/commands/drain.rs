@@ -114,7 +114,8 @@ impl Drain<'_> {
         if self.told.get(&vm) == Some(&words) {
             return Ok(());
         }
-        output::emit(&format!("{vm}: {words}\n"))?;
+        let own = words.strip_prefix(&format!("VirtualMachine {vm} ")).unwrap_or(&words);
+        output::emit(&format!("{vm}: {own}\n"))?;
         self.told.insert(vm, words);
         Ok(())
     }

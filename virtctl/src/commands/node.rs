@@ -8,19 +8,19 @@ use kube::ResourceExt as _;
 use kube::api::ListParams;
 
 use super::outcome;
-use crate::cli::{ListFormat, NodeCommand, NodeDescribeArgs, NodeListArgs};
-use crate::cluster::Cluster;
+use crate::cli::{ClusterArgs, ListFormat, NodeCommand, NodeDescribeArgs, NodeListArgs};
+use crate::cluster::{Cluster, connect, connect_impatiently};
 use crate::error::Error;
 use crate::node::Cordons;
 use crate::{node, output};
 
 /// Runs it.
-pub(crate) async fn run(cluster: &Cluster, command: &NodeCommand) -> Result<(), Error> {
+pub(crate) async fn run(target: &ClusterArgs, command: &NodeCommand) -> Result<(), Error> {
     match command {
-        NodeCommand::List(args) => list(cluster, args).await,
-        NodeCommand::Describe(args) => describe(cluster, args).await,
-        NodeCommand::Drain(args) => super::drain::drain(cluster, args).await,
-        NodeCommand::Uncordon(args) => super::drain::uncordon(cluster, &args.node).await,
+        NodeCommand::List(args) => list(&connect(target).await?, args).await,
+        NodeCommand::Describe(args) => describe(&connect(target).await?, args).await,
+        NodeCommand::Drain(args) => super::drain::drain(&connect_impatiently(target).await?, args).await,
+        NodeCommand::Uncordon(args) => super::drain::uncordon(&connect(target).await?, &args.node).await,
     }
 }
 
