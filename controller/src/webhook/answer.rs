@@ -50,17 +50,17 @@ pub fn decide(view: &View, pod: &Pod, dry_run: bool) -> Outcome {
         return later(format!("is being deleted, and has yet to leave node {node}"));
     }
     if placement.release != Release::None {
-        return later(leaves(node));
+        return later(leaves(node, placement.release));
     }
     if !power::should_run(&view.vm.spec, &status) {
         return if status.is_active() { later(format!("is being shut down on node {node}")) } else { allow() };
     }
     let (would, says) = match verdict(view, &disks::decide(view), false) {
         Verdict::Stay(why) => return blocked(format!("stays on node {node}: {why}")),
-        Verdict::Move => (format!("would be shut down to leave node {node}"), leaves(node)),
+        Verdict::Move => (format!("would be shut down to leave node {node}"), leaves(node, Release::Stop)),
         Verdict::Halt => (
             format!("would be shut down, and started on node {node} again when it takes VMs again"),
-            format!("{}; it is started there again when the node takes VMs again", leaves(node)),
+            leaves(node, Release::Halt),
         ),
     };
     if dry_run {
@@ -92,8 +92,10 @@ pub fn decide_own(node: &Node, pods: &[Arc<Pod>]) -> Answer {
     Answer::Later(format!("the controller of the VirtualMachines leaves node {node} after them: {vms} are there still"))
 }
 
-fn leaves(node: &str) -> String {
-    format!("is being shut down to leave node {node}; kubectl drain tries again until it has left")
+fn leaves(node: &str, release: Release) -> String {
+    let later =
+        if release == Release::Halt { ", and is started there again when the node takes VMs again" } else { "" };
+    format!("is being shut down to leave node {node}{later}; kubectl drain tries again until it has left")
 }
 
 #[cfg(test)]

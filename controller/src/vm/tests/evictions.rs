@@ -152,7 +152,8 @@ fn an_eviction_is_answered_before_the_vm_has_left() {
     let moving = placed(ACTIVE).replace("confirmed: a_1", "confirmed: a_1, release: Stop");
     assert_eq!(says(&view("", &moving)), (false, expected.into()), "it leaves already");
     let (evicts, why) = says(&with_disk(SHUTDOWN));
-    assert!(evicts && why.contains("it is started there again when the node takes VMs again"), "{why}");
+    let again = "to leave node a, and is started there again when the node takes VMs again; kubectl drain tries";
+    assert!(evicts && why.contains(again), "{why}");
     let (evicts, why) = says(&with_disk(""));
     assert!(!evicts && why.contains("VirtualMachine shop/web stays on node a: the disks data lie"), "{why}");
     let (evicts, why) = says(&view("runStrategy: Halted", &placed(ACTIVE)));
