@@ -15,7 +15,7 @@ use kube::{Api, Client, Resource};
 use kubevmm_api::fit::{Claims, Offer};
 use kubevmm_api::{
     ClusterVirtualMachineImage, ClusterVirtualMachineNetwork, EXTERNAL, Hypervisor, LABEL_VM, LABEL_VM_UID,
-    NODE_LEASE_NAMESPACE, SYSTEM_NAMESPACE, VirtualMachine, VirtualMachineClass, VirtualMachineDisk,
+    NODE_LEASE_NAMESPACE, SCHEDULER, SYSTEM_NAMESPACE, VirtualMachine, VirtualMachineClass, VirtualMachineDisk,
     VirtualMachineImage, VirtualMachineNetwork, VirtualMachineStoragePool,
 };
 use serde::de::DeserializeOwned;
@@ -464,7 +464,8 @@ impl World {
         now: Instant,
         on_change: &OnChange,
     ) -> Result<(), Error> {
-        if name(lease) == LEASE_NAME {
+        // Those of the controller and the scheduler are there, too.
+        if [LEASE_NAME, SCHEDULER].contains(&name(lease)) {
             return Ok(());
         }
         let news = lock(&leases.liveness).observe(lease, source, now)?;
