@@ -11,7 +11,7 @@ mod summary;
 
 pub use check::check;
 pub use claims::{Claim, Claims};
-pub use offer::{Offer, OfferedImage, OfferedNetwork, OfferedPool};
+pub use offer::{Offer, OfferedImage, OfferedNetwork, OfferedPool, Shared};
 pub use refusal::{Refusal, Why};
 pub use score::{Policy, score};
 pub use summary::summary;

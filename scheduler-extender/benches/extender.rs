@@ -253,6 +253,7 @@ async fn connect(address: std::net::SocketAddr, ca: &std::path::Path) -> Result<
 }
 
 async fn ask(client: &mut SendRequest<Full<Bytes>>, path: &str, body: Bytes) -> Result<Bytes> {
+    client.ready().await?;
     let answer = client.send_request(Request::post(path).body(Full::new(body))?).await?;
     ensure!(answer.status().is_success(), "{path} answers {}", answer.status());
     Ok(answer.into_body().collect().await?.to_bytes())

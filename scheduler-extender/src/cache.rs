@@ -2,13 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
-use kubevmm_api::fit::{Claim, Claims, HostFacts, Offer};
-use kubevmm_api::hypervisor::HostCapabilities;
+use kubevmm_api::fit::{Claim, Claims, HostFacts, Offer, Shared};
 use kubevmm_api::liveness::{Liveness, Rewound, Source};
 use kubevmm_api::requirements::{REQUIREMENTS, Requirements};
 use kubevmm_api::{Hypervisor, LABEL_VM};
@@ -86,8 +85,7 @@ impl Cache {
 #[derive(Debug, Default)]
 pub struct State {
     offers: HashMap<String, Offer>,
-    /// The capabilities of all hosts: those of one make are the same.
-    capabilities: HashSet<Arc<HostCapabilities>>,
+    shared: Shared,
     leases: Liveness<Instant>,
     node_leases: Liveness<Instant>,
     claims: Claims,
@@ -98,12 +96,8 @@ impl State {
     pub fn put_hypervisor(&mut self, hypervisor: &Hypervisor) {
         let Some(name) = hypervisor.metadata.name.clone() else { return };
         let mut offer = Offer::of(hypervisor);
-        let known = self.capabilities.len();
-        offer.share(&mut self.capabilities);
+        offer.share(&mut self.shared);
         self.offers.insert(name, offer);
-        if self.capabilities.len() > known {
-            self.capabilities.retain(|one| Arc::strong_count(one) > 1);
-        }
     }
 
     /// A Hypervisor is gone.

@@ -56,6 +56,7 @@ async fn it_is_known_by_the_ca_of_its_directory_and_by_no_other() {
     for _ in 0..2 {
         let body = r#"{"Pod": {"metadata": {}}, "NodeNames": ["n"]}"#;
         let request = Request::post("/filter").body(Full::new(Bytes::from(body))).unwrap();
+        sender.ready().await.unwrap();
         let answer = sender.send_request(request).await.unwrap();
         let bytes = answer.into_body().collect().await.unwrap().to_bytes();
         assert!(String::from_utf8_lossy(&bytes).contains(r#""NodeNames":["n"]"#), "{bytes:?}");

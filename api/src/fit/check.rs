@@ -1,5 +1,6 @@
 //! The filters, in the order in which they are asked: the later one refuses, the nearer is the miss.
 
+use super::claims::OnHost;
 use super::{HostFacts, Offer, Refusal, Why, devices};
 use crate::Quantity;
 use crate::hypervisor::HostCapabilities;
@@ -23,9 +24,10 @@ pub fn check(needs: &Requirements, host: &HostFacts<'_>) -> Result<(), Refusal> 
     needs.pools.iter().try_for_each(|pool| has_pool(pool, offer))?;
     needs.networks.iter().try_for_each(|network| has_network(network, offer))?;
     at_home(needs, host)?;
-    devices::check(needs, host, offer)?;
-    needs.pools.iter().try_for_each(|pool| has_space(pool, host, offer))?;
-    free_cpu(needs, host, offer)
+    let claims = host.claims.on(host.name, host.apart_from);
+    devices::check(needs, claims, offer)?;
+    needs.pools.iter().try_for_each(|pool| has_space(pool, claims, offer))?;
+    free_cpu(needs, claims, offer)
 }
 
 fn ready<'a>(host: &HostFacts<'a>) -> Result<&'a Offer, Refusal> {
@@ -71,7 +73,7 @@ fn told<'a>(offer: &'a Offer, why: Why, what: &str) -> Result<&'a HostCapabiliti
 }
 
 fn has(sorted: &[String], wanted: &str) -> bool {
-    sorted.iter().any(|one| one == wanted)
+    sorted.binary_search_by(|one| one.as_str().cmp(wanted)).is_ok()
 }
 
 fn cpu(needs: &Requirements, offer: &Offer) -> Result<(), Refusal> {
@@ -145,7 +147,7 @@ fn tpm(needs: &Requirements, offer: &Offer) -> Result<(), Refusal> {
 
 fn has_pool(need: &PoolNeed, offer: &Offer) -> Result<(), Refusal> {
     let name = &need.name;
-    let message = match offer.pools.iter().find(|pool| pool.name == *name && pool.uid == need.uid) {
+    let message = match offer.pools.iter().find(|pool| *pool.name == **name && *pool.uid == *need.uid) {
         Some(pool) => match &pool.not_ready {
             None => return Ok(()),
             Some(why) => format!("pool {name}: {why}"),
@@ -161,9 +163,9 @@ fn has_network(need: &NetworkNeed, offer: &Offer) -> Result<(), Refusal> {
     let name = &need.name;
     let found = offer.networks.iter().find(|network| {
         network.kind == need.kind
-            && network.name == *name
-            && network.namespace == need.namespace
-            && network.uid == need.uid
+            && *network.name == **name
+            && network.namespace.as_deref() == need.namespace.as_deref()
+            && *network.uid == *need.uid
     });
     let message = match found {
         Some(network) => match &network.not_ready {
@@ -192,10 +194,10 @@ fn at_home(needs: &Requirements, host: &HostFacts<'_>) -> Result<(), Refusal> {
     }
 }
 
-fn has_space(need: &PoolNeed, host: &HostFacts<'_>, offer: &Offer) -> Result<(), Refusal> {
-    let found = offer.pools.iter().find(|pool| pool.name == need.name && pool.uid == need.uid);
+fn has_space(need: &PoolNeed, claims: OnHost<'_>, offer: &Offer) -> Result<(), Refusal> {
+    let found = offer.pools.iter().find(|pool| *pool.name == *need.name && *pool.uid == *need.uid);
     let Some(available) = found.and_then(|pool| pool.available).filter(|_| need.bytes > 0) else { return Ok(()) };
-    let promised = host.claims.bytes(host.name, &need.uid, need.shared, host.apart_from);
+    let promised = claims.bytes(&need.uid, need.shared);
     if need.bytes <= available.saturating_sub(promised) {
         return Ok(());
     }
@@ -214,9 +216,9 @@ fn has_space(need: &PoolNeed, host: &HostFacts<'_>, offer: &Offer) -> Result<(),
     Err(Refusal { why: Why::Space, resolvable: need.bytes <= available, message })
 }
 
-fn free_cpu(needs: &Requirements, host: &HostFacts<'_>, offer: &Offer) -> Result<(), Refusal> {
+fn free_cpu(needs: &Requirements, claims: OnHost<'_>, offer: &Offer) -> Result<(), Refusal> {
     let Some(most) = offer.most_vcpus else { return Ok(()) };
-    let promised = promised_vcpus(host, offer);
+    let promised = promised_vcpus(claims, offer);
     let wanted = i64::from(needs.vcpus);
     if promised.saturating_add(wanted) <= most {
         return Ok(());
@@ -229,8 +231,8 @@ fn free_cpu(needs: &Requirements, host: &HostFacts<'_>, offer: &Offer) -> Result
 }
 
 /// Virtual CPUs of what runs there, and of what is to run there. A VM is in both from its start on.
-pub(super) fn promised_vcpus(host: &HostFacts<'_>, offer: &Offer) -> i64 {
-    host.claims.vcpus(host.name, host.apart_from).saturating_add(offer.unmanaged_vcpus)
+pub(super) fn promised_vcpus(claims: OnHost<'_>, offer: &Offer) -> i64 {
+    claims.vcpus().saturating_add(offer.unmanaged_vcpus)
 }
 
 /// For people: whole mebibytes.

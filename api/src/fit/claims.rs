@@ -135,36 +135,54 @@ impl Claims {
         self.pods.is_empty()
     }
 
-    /// Of the claims of these pods, those on `node`.
-    fn of<'a>(&'a self, pods: &'a [&'a str], node: &'a str) -> impl Iterator<Item = &'a Claim> {
-        pods.iter().filter_map(|pod| self.pods.get(*pod)).filter(move |claim| claim.node == node)
+    /// Those on `node`, but those of the pods `apart_from`.
+    pub(super) fn on<'a>(&'a self, node: &'a str, apart_from: &'a [&'a str]) -> OnHost<'a> {
+        OnHost { all: self, host: self.hosts.get(node), node, apart_from }
+    }
+}
+
+/// The claims on one host.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OnHost<'a> {
+    all: &'a Claims,
+    host: Option<&'a Host>,
+    node: &'a str,
+    apart_from: &'a [&'a str],
+}
+
+impl<'a> OnHost<'a> {
+    fn left_out(self) -> impl Iterator<Item = &'a Claim> {
+        self.apart_from.iter().filter_map(move |pod| self.all.pods.get(*pod))
     }
 
-    /// Virtual CPUs on `node`, but those of the pods `apart_from`.
-    pub(super) fn vcpus(&self, node: &str, apart_from: &[&str]) -> i64 {
-        let all = self.hosts.get(node).map_or(0, |host| host.vcpus);
-        all - self.of(apart_from, node).map(|claim| claim.vcpus).sum::<i64>()
+    fn left_out_here(self) -> impl Iterator<Item = &'a Claim> {
+        self.left_out().filter(move |claim| claim.node == self.node)
     }
 
-    /// Bytes of memory on `node`, but those of the pods `apart_from`.
-    pub(super) fn memory(&self, node: &str, apart_from: &[&str]) -> u64 {
-        let all = self.hosts.get(node).map_or(0, |host| host.memory);
-        self.of(apart_from, node).fold(all, |left, claim| left.saturating_sub(claim.memory))
+    /// Virtual CPUs.
+    pub(super) fn vcpus(self) -> i64 {
+        let all = self.host.map_or(0, |host| host.vcpus);
+        all - self.left_out_here().map(|claim| claim.vcpus).sum::<i64>()
     }
 
-    /// Bytes that are promised of a pool on `node`, but those of the pods `apart_from`.
-    pub(super) fn bytes(&self, node: &str, pool: &str, shared: bool, apart_from: &[&str]) -> u64 {
-        let sums = if shared { Some(&self.shared) } else { self.hosts.get(node).map(|host| &host.pools) };
+    /// Bytes of memory.
+    pub(super) fn memory(self) -> u64 {
+        let all = self.host.map_or(0, |host| host.memory);
+        self.left_out_here().fold(all, |left, claim| left.saturating_sub(claim.memory))
+    }
+
+    /// Bytes that are promised of a pool.
+    pub(super) fn bytes(self, pool: &str, shared: bool) -> u64 {
+        let sums = if shared { Some(&self.all.shared) } else { self.host.map(|host| &host.pools) };
         let all = sums.and_then(|sums| sums.get(pool)).copied().unwrap_or_default();
-        let here = |claim: &&Claim| shared || claim.node == node;
-        let others = apart_from.iter().filter_map(|pod| self.pods.get(*pod)).filter(here);
-        others.fold(all, |left, claim| left.saturating_sub(claim.bytes_of(pool)))
+        let counted = |claim: &&Claim| shared || claim.node == self.node;
+        self.left_out().filter(counted).fold(all, |left, claim| left.saturating_sub(claim.bytes_of(pool)))
     }
 
-    /// The claims on devices of `node`, but those of the pods `apart_from`.
-    pub(super) fn on_devices<'a>(&'a self, node: &str, apart_from: &'a [&'a str]) -> impl Iterator<Item = &'a Claim> {
-        let pods = self.hosts.get(node).map(|host| host.with_devices.as_slice()).unwrap_or_default();
-        let others = pods.iter().filter(move |pod| !apart_from.contains(&pod.as_str()));
-        others.filter_map(|pod| self.pods.get(pod))
+    /// The claims on devices.
+    pub(super) fn devices(self) -> impl Iterator<Item = &'a Claim> {
+        let pods = self.host.map(|host| host.with_devices.as_slice()).unwrap_or_default();
+        let others = pods.iter().filter(move |pod| !self.apart_from.contains(&pod.as_str()));
+        others.filter_map(move |pod| self.all.pods.get(pod))
     }
 }

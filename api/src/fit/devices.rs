@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::{HostFacts, Offer, Refusal, Why};
+use super::claims::OnHost;
+use super::{Offer, Refusal, Why};
 use crate::hypervisor::HostDevice;
 use crate::requirements::{DeviceNeed, Requirements};
 
@@ -10,12 +11,12 @@ use crate::requirements::{DeviceNeed, Requirements};
 type Owner<'a> = Option<&'a str>;
 
 /// Each device that the VM needs is there, and free.
-pub(super) fn check(needs: &Requirements, host: &HostFacts<'_>, offer: &Offer) -> Result<(), Refusal> {
+pub(super) fn check(needs: &Requirements, claims: OnHost<'_>, offer: &Offer) -> Result<(), Refusal> {
     if needs.devices.is_empty() {
         return Ok(());
     }
     let mut given: HashMap<usize, Owner<'_>> = HashMap::new();
-    for claim in host.claims.on_devices(host.name, host.apart_from) {
+    for claim in claims.devices() {
         for device in by_address_first(&claim.devices) {
             give(offer, device, Some(claim.vm.as_str()), &mut given);
         }

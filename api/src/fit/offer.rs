@@ -1,6 +1,7 @@
 //! What a host offers, as small as comparing needs it.
 
 use std::collections::HashSet;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::common::{Accelerator, ImageKind, NetworkKind};
@@ -49,9 +50,9 @@ pub struct Offer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OfferedPool {
     /// Name of the VirtualMachineStoragePool.
-    pub name: String,
+    pub name: Arc<str>,
     /// Its UID.
-    pub uid: String,
+    pub uid: Arc<str>,
     /// Why it cannot be used.
     pub not_ready: Option<String>,
     /// Bytes that are left, when the executor has told.
@@ -64,11 +65,11 @@ pub struct OfferedNetwork {
     /// VirtualMachineNetwork or ClusterVirtualMachineNetwork.
     pub kind: NetworkKind,
     /// Namespace of a VirtualMachineNetwork.
-    pub namespace: Option<String>,
+    pub namespace: Option<Arc<str>>,
     /// Name of the object.
-    pub name: String,
+    pub name: Arc<str>,
     /// UID of the object.
-    pub uid: String,
+    pub uid: Arc<str>,
     /// Why it cannot be used.
     pub not_ready: Option<String>,
 }
@@ -79,11 +80,11 @@ pub struct OfferedImage {
     /// VirtualMachineImage or ClusterVirtualMachineImage.
     pub kind: ImageKind,
     /// Namespace of a VirtualMachineImage.
-    pub namespace: Option<String>,
+    pub namespace: Option<Arc<str>>,
     /// Name of the object.
-    pub name: String,
+    pub name: Arc<str>,
     /// VirtualMachineStoragePool that the copy lies in.
-    pub pool: String,
+    pub pool: Arc<str>,
     /// It is there as a whole; otherwise it is on its way.
     pub whole: bool,
 }
@@ -102,15 +103,15 @@ impl Offer {
             not_ready: not_ready(status),
             maintenance: hypervisor.spec.maintenance,
             accelerator: status.accelerator.clone(),
-            capabilities: status.capabilities.clone().map(Arc::new),
+            capabilities: status.capabilities.clone().map(sorted).map(Arc::new),
             devices: status.devices.iter().map(needed_of_device).collect(),
             unlisted_devices: status.unlisted_device_count.unwrap_or_default(),
             pools: status
                 .pools
                 .iter()
                 .map(|pool| OfferedPool {
-                    name: pool.name.clone(),
-                    uid: pool.uid.clone(),
+                    name: pool.name.as_str().into(),
+                    uid: pool.uid.as_str().into(),
                     not_ready: told(pool.ready, &pool.message, &pool.reason),
                     available: pool.available.as_ref().and_then(|size| size.bytes().ok()),
                 })
@@ -120,9 +121,9 @@ impl Offer {
                 .iter()
                 .map(|network| OfferedNetwork {
                     kind: network.kind,
-                    namespace: network.namespace.clone(),
-                    name: network.name.clone(),
-                    uid: network.uid.clone(),
+                    namespace: network.namespace.as_deref().map(Arc::from),
+                    name: network.name.as_str().into(),
+                    uid: network.uid.as_str().into(),
                     not_ready: told(network.ready, &network.message, &network.reason),
                 })
                 .collect(),
@@ -132,9 +133,9 @@ impl Offer {
                 .filter(|image| image.state != ImageState::Failed)
                 .map(|image| OfferedImage {
                     kind: image.kind,
-                    namespace: image.namespace.clone(),
-                    name: image.name.clone(),
-                    pool: image.pool_name.clone(),
+                    namespace: image.namespace.as_deref().map(Arc::from),
+                    name: image.name.as_str().into(),
+                    pool: image.pool_name.as_str().into(),
                     whole: image.state == ImageState::Downloaded,
                 })
                 .collect(),
@@ -148,21 +149,76 @@ impl Offer {
         }
     }
 
-    /// Shares what many hosts have in common: those of one make have the same capabilities.
-    pub fn share(&mut self, known: &mut HashSet<Arc<HostCapabilities>>) {
-        if let Some(own) = self.capabilities.take() {
-            let shared = known.get(&own).cloned().unwrap_or_else(|| {
-                known.insert(Arc::clone(&own));
-                own
-            });
-            self.capabilities = Some(shared);
+    /// Shares what many hosts have in common. Beside the memory, it spares the time of reading the same word in another
+    /// place for each host.
+    pub fn share(&mut self, known: &mut Shared) {
+        self.capabilities = self.capabilities.take().map(|own| shared(&mut known.capabilities, own));
+        let words = &mut known.words;
+        for pool in &mut self.pools {
+            share(words, [&mut pool.name, &mut pool.uid]);
         }
+        for network in &mut self.networks {
+            share(words, [&mut network.name, &mut network.uid].into_iter().chain(&mut network.namespace));
+        }
+        for image in &mut self.images {
+            share(words, [&mut image.name, &mut image.pool].into_iter().chain(&mut image.namespace));
+        }
+        known.forget_unused();
     }
 
     /// Whether KVM runs the guests' CPUs there.
     pub fn has_kvm(&self) -> bool {
         self.accelerator.as_ref().is_some_and(|accelerator| accelerator.kind == Accelerator::KVM)
     }
+}
+
+/// What the offers of many hosts have in common: those of one make have the same capabilities, and names are the
+/// cluster's.
+#[derive(Debug, Default)]
+pub struct Shared {
+    capabilities: HashSet<Arc<HostCapabilities>>,
+    words: HashSet<Arc<str>>,
+    /// How many there may be until those that no host has any more are looked for.
+    most: usize,
+}
+
+impl Shared {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.capabilities.len() + self.words.len()
+    }
+
+    fn forget_unused(&mut self) {
+        const FEW: usize = 1000;
+        if self.len() > self.most {
+            self.capabilities.retain(|one| Arc::strong_count(one) > 1);
+            self.words.retain(|one| Arc::strong_count(one) > 1);
+            self.most = 2 * self.len() + FEW;
+        }
+    }
+}
+
+fn share<'a>(known: &mut HashSet<Arc<str>>, words: impl IntoIterator<Item = &'a mut Arc<str>>) {
+    for word in words {
+        *word = shared(known, Arc::clone(word));
+    }
+}
+
+fn shared<T: Eq + Hash + ?Sized>(known: &mut HashSet<Arc<T>>, own: Arc<T>) -> Arc<T> {
+    if let Some(shared) = known.get(&own) {
+        return Arc::clone(shared);
+    }
+    known.insert(Arc::clone(&own));
+    own
+}
+
+/// Sorted, as an executor writes them, whoever has written these: they are searched by halves.
+fn sorted(mut capabilities: HostCapabilities) -> HostCapabilities {
+    let HostCapabilities { cpu, machines, firmwares, tpm_backends, .. } = &mut capabilities;
+    for list in [&mut cpu.models, &mut cpu.features, machines, firmwares, tpm_backends] {
+        list.sort_unstable();
+    }
+    capabilities
 }
 
 fn not_ready(status: &HypervisorStatus) -> Option<String> {

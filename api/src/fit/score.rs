@@ -48,10 +48,10 @@ fn images(needs: &Requirements, offer: &Offer) -> f64 {
         .iter()
         .map(|need| {
             let mut copies = offer.images.iter().filter(|image| {
-                image.name == need.name
+                *image.name == *need.name
                     && image.kind == need.kind
-                    && image.namespace == need.namespace
-                    && image.pool == need.pool
+                    && image.namespace.as_deref() == need.namespace.as_deref()
+                    && *image.pool == *need.pool
             });
             copies.next().map_or(0.0, |image| if image.whole { 1.0 } else { 0.5 })
         })
@@ -61,9 +61,10 @@ fn images(needs: &Requirements, offer: &Offer) -> f64 {
 
 /// How full the CPUs and the memory would be with the VM, each 0 to 1.
 fn fullness(needs: &Requirements, host: &HostFacts<'_>, offer: &Offer) -> (f64, f64) {
-    let vcpus = promised_vcpus(host, offer).max(offer.used_vcpus).saturating_add(i64::from(needs.vcpus));
+    let claims = host.claims.on(host.name, host.apart_from);
+    let vcpus = promised_vcpus(claims, offer).max(offer.used_vcpus).saturating_add(i64::from(needs.vcpus));
     let most = offer.most_vcpus.unwrap_or_else(|| i64::try_from(offer.cpus).unwrap_or(i64::MAX));
-    let promised = host.claims.memory(host.name, host.apart_from).saturating_add(offer.unmanaged_memory);
+    let promised = claims.memory().saturating_add(offer.unmanaged_memory);
     let memory = promised.max(offer.used_memory).saturating_add(needs.memory);
     (part(vcpus as f64, most as f64), part(memory as f64, offer.memory as f64))
 }

@@ -303,3 +303,24 @@ fn an_annotation_is_read_back_as_it_was_written() {
     assert!(Requirements::parse("").is_err());
     assert_eq!(json!(Requirements::default()), json!({"vcpus": 0, "memory": 0}));
 }
+
+#[test]
+fn what_many_hosts_have_in_common_is_kept_once() {
+    let mut known = Shared::default();
+    let shared = |known: &mut Shared, status: &str| {
+        let mut offer = offer(status);
+        offer.share(known);
+        offer
+    };
+    let status = format!("{HAS}, pools: [{{name: fast, uid: p, ready: true}}]");
+    let (one, other) = (shared(&mut known, &status), shared(&mut known, &status));
+    assert_eq!(one, offer(&status), "it says the same as before");
+    let capabilities = |offer: &Offer| std::sync::Arc::as_ptr(offer.capabilities.as_ref().unwrap());
+    assert_eq!(capabilities(&one), capabilities(&other));
+    assert!(std::sync::Arc::ptr_eq(&one.pools[0].name, &other.pools[0].name));
+    for number in 0..10_000 {
+        shared(&mut known, &format!("pools: [{{name: p{number}, uid: u{number}, ready: true}}]"));
+    }
+    assert!(known.len() < 2_000, "what no host has any more is forgotten: {}", known.len());
+    assert_eq!(capabilities(&one), capabilities(&shared(&mut known, &status)), "and what one has is not");
+}
