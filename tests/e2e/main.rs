@@ -24,6 +24,7 @@ mod many_hosts;
 mod placement;
 mod power;
 mod random_faults;
+mod scheduling;
 mod security;
 mod storage;
 mod survival;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         existing_volume::stories(),
         deletion::stories(),
         placement::stories(),
+        scheduling::stories(),
         security::stories(),
         domain::stories(),
         import::stories(),
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         basics::alone::stories(),
         survival::stories(),
         hand_over::stories(),
+        scheduling::alone::stories(),
         many_hosts::stories(),
         random_faults::stories(),
         lost_store::stories(),

@@ -57,6 +57,7 @@ kinds! {
     SERVICE_ACCOUNT = "ServiceAccount" "serviceaccounts" "" "v1" true;
     ROLE_BINDING = "RoleBinding" "rolebindings" "rbac.authorization.k8s.io" "v1" true;
     QUOTA = "ResourceQuota" "resourcequotas" "" "v1" true;
+    LIMIT_RANGE = "LimitRange" "limitranges" "" "v1" true;
     EVENT = "Event" "events" "events.k8s.io" "v1" true;
     LEASE = "Lease" "leases" "coordination.k8s.io" "v1" true;
     DAEMON_SET = "DaemonSet" "daemonsets" "apps" "v1" true;
