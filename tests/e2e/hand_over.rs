@@ -10,7 +10,7 @@ use kubevmm_tests::{Cluster, Host, Json, Space, Vm, api, wait_for, within};
 
 kubevmm_tests::stories! { alone: true;
     a_stopped_vm_moves,
-    a_running_vm_moves_when_its_node_is_drained,
+    a_running_vm_moves_when_its_pod_is_deleted,
     moves_with_a_kill_at_each_step,
     a_vm_with_local_data_does_not_move,
 }
@@ -151,13 +151,13 @@ fn uncordon(space: &Space) -> Result<()> {
     space.cluster.kubectl(["uncordon", "h1", "h2"]).map(drop)
 }
 
-/// What a drain does to a VM.
+/// Deletes the placement pod, which is an eviction that nobody was asked about.
 fn evict(space: &Space, vm: &Vm) -> Result<()> {
     let pod = vm.get()?["status"]["placement"]["podName"].as_str().context("no placement pod")?.to_owned();
     space.delete(api::POD, &pod)
 }
 
-fn a_running_vm_moves_when_its_node_is_drained(space: &Space) -> Result<()> {
+fn a_running_vm_moves_when_its_pod_is_deleted(space: &Space) -> Result<()> {
     shared_pool(space)?;
     space.cluster.kubectl(["cordon", "h2"])?;
     let vm = space.blank("web").with(&on_shared_disk(space)).apply()?;

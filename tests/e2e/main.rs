@@ -15,6 +15,7 @@ mod corpus;
 mod dead_host;
 mod deletion;
 mod domain;
+mod drain;
 mod existing_volume;
 mod hand_over;
 mod import;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         basics::alone::stories(),
         survival::stories(),
         hand_over::stories(),
+        drain::stories(),
         scheduling::alone::stories(),
         many_hosts::stories(),
         random_faults::stories(),

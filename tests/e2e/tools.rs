@@ -19,13 +19,16 @@ fn program() -> Result<PathBuf> {
     Ok(own.ancestors().nth(2).context("target directory")?.join("virtctl"))
 }
 
+/// virtctl, in the story's namespace.
+pub(crate) fn command(space: &Space, arguments: &[&str]) -> Result<Command> {
+    let mut command = Command::new(program()?);
+    command.args(["--kubeconfig", &space.cluster.lab.kubeconfig().to_string_lossy(), "-n", &space.namespace]);
+    command.args(arguments);
+    Ok(command)
+}
+
 fn virtctl(space: &Space, arguments: &[&str]) -> Result<Output> {
-    let beside = program()?;
-    Command::new(&beside)
-        .args(["--kubeconfig", &space.cluster.lab.kubeconfig().to_string_lossy(), "-n", &space.namespace])
-        .args(arguments)
-        .output()
-        .with_context(|| format!("run {}: `cargo build --bin virtctl`", beside.display()))
+    command(space, arguments)?.output().context("run virtctl: `cargo build --bin virtctl`")
 }
 
 /// The standard output of a virtctl that ends well.
