@@ -19,6 +19,7 @@ mod drain;
 mod existing_volume;
 mod hand_over;
 mod import;
+mod inventory_of_hosts;
 mod lost_store;
 mod manage;
 mod many_hosts;
@@ -50,7 +51,9 @@ fn main() -> ExitCode {
         manage::stories(),
         analyser::stories(),
         tools::stories(),
+        inventory_of_hosts::stories(),
         basics::alone::stories(),
+        inventory_of_hosts::alone::stories(),
         survival::stories(),
         hand_over::stories(),
         drain::stories(),
