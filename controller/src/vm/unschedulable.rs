@@ -5,6 +5,10 @@ use kubevmm_api::SCHEDULER;
 
 use crate::vm::candidates::Refusal;
 
+/// Where the scheduler asks its extender, and what the extender calls itself.
+const EXTENDER_URL: &str = "https://127.0.0.1:8443/";
+const EXTENDER: &str = "kubevmm-scheduler-extender";
+
 /// What the scheduler says of a node, and what can be done about it.
 const ADVICE: [(&str, &str); 8] = [
     ("Too many pods", "each VM that runs is one pod: raise maxPods of the kubelets, or add a host"),
@@ -33,11 +37,13 @@ pub fn explain(pod: &Pod) -> Option<Refusal> {
     let refused = conditions.iter().find(|one| one.type_ == "PodScheduled" && one.status == "False")?;
     let said = refused.message.as_deref().unwrap_or_default().trim_end_matches('.');
     if refused.reason.as_deref() == Some("SchedulerError") {
+        let by_extender = [EXTENDER_URL, EXTENDER].iter().any(|word| said.contains(word));
+        let reason = if by_extender { "ExtenderUnavailable" } else { "SchedulerError" };
         let message = format!(
             "the scheduler {SCHEDULER} cannot place VMs, and tries again by itself: {said}. Look at it and its extender: \
              kubectl -n kubevmm-system get pods -l app.kubernetes.io/name={SCHEDULER}"
         );
-        return Some(("SchedulerError", message));
+        return Some((reason, message));
     }
     let mut parts = vec![said.to_owned()];
     for resource in ["memory", "cpu"] {
@@ -93,9 +99,13 @@ mod tests {
 
     #[test]
     fn an_extender_that_is_away_is_told_from_a_full_cluster() {
-        let (reason, message) = said("SchedulerError", "Post filter: connect: connection refused").unwrap();
-        assert_eq!(reason, "SchedulerError");
+        let away = "Post https://127.0.0.1:8443/filter: connect: connection refused";
+        let (reason, message) = said("SchedulerError", away).unwrap();
+        assert_eq!(reason, "ExtenderUnavailable");
         assert!(message.contains("connection refused. Look at it"), "{message}");
+        let early = "kubevmm-scheduler-extender has just started and has yet to list the Leases: it is asked again";
+        assert_eq!(said("SchedulerError", early).unwrap().0, "ExtenderUnavailable");
+        assert_eq!(said("SchedulerError", "binding rejected").unwrap().0, "SchedulerError");
     }
 
     #[test]
