@@ -5,10 +5,12 @@
 //! Always  on
 //! Manual  while a request waits: what it asks for
 //!         otherwise a domain that runs goes on, whoever started it; one that does not is started
-//!         after Start or Restart, unless it has ended since
+//!         after Start or Restart, unless it has ended since, and after an eviction that stopped it
 //! ```
 
-use crate::vm::{PowerAction, PowerRequest, PowerResult, RunStrategy, VirtualMachineSpec, VirtualMachineStatus};
+use crate::vm::{
+    PowerAction, PowerRequest, PowerResult, RunStrategy, StopReason, VirtualMachineSpec, VirtualMachineStatus,
+};
 
 /// The request that has not been answered yet.
 pub fn pending<'a>(spec: &'a VirtualMachineSpec, status: &VirtualMachineStatus) -> Option<&'a PowerRequest> {
@@ -31,7 +33,7 @@ pub fn should_run_while(spec: &VirtualMachineSpec, status: &VirtualMachineStatus
         RunStrategy::Manual => match pending(spec, status) {
             Some(request) => request.action != PowerAction::Stop,
             // Nothing is asked: a change of the strategy alone stops nothing.
-            None => active || ran_by_request(status),
+            None => active || ran_by_request(status) || was_evicted(status),
         },
     }
 }
@@ -46,10 +48,16 @@ fn ran_by_request(status: &VirtualMachineStatus) -> bool {
     started && !ended_since
 }
 
+/// The domain was stopped for the sake of its host, and nobody has asked for a stop since.
+fn was_evicted(status: &VirtualMachineStatus) -> bool {
+    let evicted = status.last_stop.as_ref().is_some_and(|stop| stop.reason == StopReason::Evicted);
+    evicted && status.last_power_request.as_ref().is_none_or(|last| last.action != PowerAction::Stop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vm::{DomainState, DomainStatus, LastPowerRequest, LastStop, StopReason};
+    use crate::vm::{DomainState, DomainStatus, LastPowerRequest, LastStop};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     fn spec(strategy: RunStrategy, request: Option<(&str, PowerAction)>) -> VirtualMachineSpec {
@@ -107,6 +115,17 @@ mod tests {
             let (spec, status) = (spec(RunStrategy::Manual, request), status(answered, ended));
             let both = (should_run_while(&spec, &status, true), should_run_while(&spec, &status, false));
             assert_eq!(both, (active, inactive), "{request:?} {answered:?} {ended:?}");
+        }
+    }
+
+    #[test]
+    fn a_manual_vm_that_was_evicted_is_started_again() {
+        use PowerAction::{Start, Stop};
+        let manual = spec(RunStrategy::Manual, None);
+        for (answered, runs) in [(None, true), (Some(("1", Start)), true), (Some(("1", Stop)), false)] {
+            let mut status = status(answered, Some("1"));
+            status.last_stop.as_mut().unwrap().reason = StopReason::Evicted;
+            assert_eq!(should_run_while(&manual, &status, false), runs, "{answered:?}");
         }
     }
 

@@ -29,6 +29,9 @@ pub struct Requirements {
     /// Disks whose volumes lie on one host.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub local_disks: Vec<LocalDisk>,
+    /// What one host alone has of the VM beside its disks: the variables of its UEFI, the state of its TPM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_node: Option<String>,
     /// Images that disks are to be made from. A host that has them is better than one that has not.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<ImageNeed>,
@@ -145,7 +148,8 @@ impl Requirements {
 
     /// The only host that it can run on, where there is just one.
     pub fn only_host(&self) -> Option<&str> {
-        let mut hosts = self.home.as_deref().into_iter().chain(self.local_disks.iter().map(|disk| disk.node.as_str()));
+        let disks = self.local_disks.iter().map(|disk| disk.node.as_str());
+        let mut hosts = self.home.as_deref().into_iter().chain(self.state_node.as_deref()).chain(disks);
         let first = hosts.next()?;
         hosts.all(|host| host == first).then_some(first)
     }

@@ -107,15 +107,16 @@ impl Context {
         })
     }
 
-    /// UIDs of the pods whose claims do not stand in the way of the VM with these pods. Of two that were given to one host
+    /// UIDs of the pods whose claims do not stand in the way of the VM with these pods. Of two that were given one thing
     /// at the same time, one must go on: the VM that is placed there, or else the one whose pod was there first.
     fn apart_from(&self, vm: &VirtualMachine, own: &[Arc<Pod>]) -> Vec<String> {
         let mut apart: Vec<String> = own.iter().map(|pod| uid(pod.as_ref()).to_owned()).collect();
         let is_placed =
             vm.status.as_ref().is_some_and(|status| status.placement.as_ref().is_some_and(|p| p.pod_uid.is_some()));
-        let bound = own.iter().filter(|_| !is_placed).find_map(|pod| Some((node_of(pod)?, bound_at(pod))));
-        let Some((node, at)) = bound else { return apart };
-        let later = self.world.pods.state_filter(|pod| node_of(pod) == Some(node) && bound_at(pod) > at);
+        let bound = own.iter().filter(|_| !is_placed).find_map(|pod| node_of(pod).map(|_| bound_at(pod)));
+        let Some(at) = bound else { return apart };
+        // On any host: what is promised of a shared pool is gone on all.
+        let later = self.world.pods.state_filter(|pod| node_of(pod).is_some() && bound_at(pod) > at);
         let unplaced = later.iter().filter(|pod| !self.is_placed_by(pod)).map(|pod| uid(pod.as_ref()).to_owned());
         apart.extend(unplaced);
         apart

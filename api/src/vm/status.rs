@@ -231,8 +231,10 @@ pub struct HostVolume {
 pub enum StopReason {
     /// The guest shut itself down.
     GuestShutdown,
-    /// Asked for by spec.runStrategy, spec.powerRequest, a move or the object's deletion.
+    /// Asked for by spec.runStrategy, spec.powerRequest or the object's deletion.
     Requested,
+    /// Asked for to leave the host: it is to run again, there or elsewhere.
+    Evicted,
     /// The guest or QEMU crashed.
     Crashed,
     /// The host asked QEMU to end (SIGTERM), as at the host's own shutdown.

@@ -29,10 +29,10 @@ pub async fn reconcile(context: &Context, name: &str) -> Result<Option<Duration>
         }
     }
     say_lost(context, name).await?;
-    if let Some(hypervisor) = known {
-        reservation::reconcile(context, &hypervisor).await?;
+    match known {
+        Some(hypervisor) => reservation::reconcile(context, &hypervisor).await,
+        None => Ok(None),
     }
-    Ok(None)
 }
 
 /// Says once for each time that a Lease runs out that the host is not ready: what an executor writes after that is its

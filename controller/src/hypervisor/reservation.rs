@@ -2,10 +2,11 @@
 //! not give it away. Its request is changed in place.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, Pod, PodSecurityContext, PodSpec, ResourceRequirements, SeccompProfile, SecurityContext,
-    Toleration,
+    Capabilities, Container, Pod, PodSecurityContext, PodSpec, PodStatus, ResourceRequirements, SeccompProfile,
+    SecurityContext, Toleration,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::Api;
@@ -69,7 +70,7 @@ pub fn decide(hypervisor: &Hypervisor, pod: Option<&Pod>, image: &str) -> Vec<Ac
 
 fn keep(pod: &Pod, wanted: Quantity) -> Vec<Action> {
     let status = pod.status.clone().unwrap_or_default();
-    if matches!(status.phase.as_deref(), Some("Failed" | "Succeeded")) {
+    if is_over(&status) {
         return vec![Action::Delete];
     }
     let spec = pod.spec.as_ref();
@@ -145,8 +146,8 @@ fn build(hypervisor: &Hypervisor, memory: Quantity, image: &str) -> Pod {
     }
 }
 
-/// Takes the steps for the reservation of a host.
-pub async fn reconcile(context: &Context, hypervisor: &Hypervisor) -> Result<(), Error> {
+/// Takes the steps for the reservation of a host; when to look again.
+pub async fn reconcile(context: &Context, hypervisor: &Hypervisor) -> Result<Option<Duration>, Error> {
     let pod = context.world.reservation(name(hypervisor));
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), SYSTEM_NAMESPACE);
     let pod_name = pod_name(name(hypervisor));
@@ -158,6 +159,9 @@ pub async fn reconcile(context: &Context, hypervisor: &Hypervisor) -> Result<(),
     for action in actions {
         match action {
             Action::Create(pod) => {
+                if let Some(pause) = context.pod_pauses.get(uid(hypervisor)) {
+                    return Ok(Some(pause.left));
+                }
                 if let Created::Refused(message) = write::create(&pods, pod.as_ref()).await? {
                     return Err(Error::Refused { object: format!("Pod {SYSTEM_NAMESPACE}/{pod_name}"), message });
                 }
@@ -170,6 +174,11 @@ pub async fn reconcile(context: &Context, hypervisor: &Hypervisor) -> Result<(),
                 resized.map_err(|error| Error::api("resize", format!("Pod {pod_name}"), error))?;
             }
             Action::Delete => {
+                let ended = pod.as_deref().and_then(|pod| pod.status.as_ref()).filter(|status| is_over(status));
+                if let Some(status) = ended {
+                    // A node that refuses it once, as for want of disk space, does so for a while.
+                    context.pod_pauses.failed(uid(hypervisor), status.message.as_deref().unwrap_or_default());
+                }
                 let uid = pod.as_deref().map(uid).unwrap_or_default();
                 write::delete(&pods, &pod_name, uid, None).await?;
             }
@@ -180,7 +189,11 @@ pub async fn reconcile(context: &Context, hypervisor: &Hypervisor) -> Result<(),
             }
         }
     }
-    Ok(())
+    Ok(None)
+}
+
+fn is_over(status: &PodStatus) -> bool {
+    matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
+use kubevmm_api::requirements::REQUIREMENTS;
 use kubevmm_api::vm::PlacementStatus;
 use kubevmm_api::{EVICT, VirtualMachine, VirtualMachineDisk, VirtualMachineStatus};
 
@@ -74,6 +75,9 @@ pub async fn apply(context: &Context, view: &View, actions: Vec<Action>) -> Resu
             }
             Action::TellHosts { name, uid, hosts } => {
                 write::annotate(&pods, &name, &uid, HOSTS, Some(&hosts)).await?;
+            }
+            Action::TellNeeds { name, uid, needs } => {
+                write::annotate(&pods, &name, &uid, REQUIREMENTS, Some(&needs)).await?;
             }
             Action::ForgetEviction { name, uid } => write::annotate(&pods, &name, &uid, EVICT, None).await?,
             Action::WriteStatus(wanted) => {

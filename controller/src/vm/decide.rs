@@ -74,6 +74,15 @@ pub enum Action {
         /// The hosts.
         hosts: String,
     },
+    /// Note on a placement pod what its VM needs by now.
+    TellNeeds {
+        /// Name of the pod.
+        name: String,
+        /// UID of the pod.
+        uid: String,
+        /// The annotation.
+        needs: String,
+    },
     /// Take the annotation off a placement pod that asks for its VM to leave.
     ForgetEviction {
         /// Name of the pod.

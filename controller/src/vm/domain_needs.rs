@@ -57,6 +57,18 @@ fn firmware(os: &Value) -> Option<&'static str> {
     Some(if asked || is_on(child(child(os, "loader"), "secure")) { "uefi-secure-boot" } else { "uefi" })
 }
 
+/// Whether the host keeps something of the domain beside its disks: a guest that loses the variables of its UEFI may not
+/// find its system any more, and one that loses the state of its TPM not open its disks.
+pub fn keeps_state(domain: &Map<String, Value>) -> bool {
+    let top = |key: &str| domain.get(key).unwrap_or(&Value::Null);
+    let os = top("os");
+    let uefi = text(child(os, "firmware")).as_deref() == Some("efi")
+        || !child(os, "nvram").is_null()
+        || text(child(child(os, "loader"), "type")).as_deref() == Some("pflash");
+    let emulated = |tpm: &Value| text(child(child(tpm, "backend"), "type")).as_deref() == Some("emulator");
+    uefi || list(top("devices"), "tpms").any(emulated)
+}
+
 fn host_device(device: &Value) -> Option<DeviceNeed> {
     if text(child(device, "mode")).is_some_and(|mode| mode != "subsystem") {
         return None;
@@ -110,8 +122,14 @@ fn child<'a>(element: &'a Value, key: &str) -> &'a Value {
     keys.get(key).or_else(|| keys.get(&format!("<{key}>"))).unwrap_or(NONE)
 }
 
+/// The items of a list, which can also be written under the name of one of them, and one item without a list.
 fn list<'a>(element: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
-    child(element, key).as_array().into_iter().flatten()
+    let found = [child(element, key), child(element, key.trim_end_matches('s'))];
+    found.into_iter().flat_map(|found| match found {
+        Value::Array(items) => items.as_slice(),
+        Value::Null => &[],
+        one => std::slice::from_ref(one),
+    })
 }
 
 fn text(value: &Value) -> Option<String> {
@@ -169,6 +187,24 @@ mod tests {
         assert_eq!(needs("cpu: {mode: host-passthrough}"), Requirements::default());
         let unchecked = "cpu: {mode: custom, check: none, model: EPYC, features: [{policy: require, name: vmx}]}";
         assert_eq!(needs(unchecked), Requirements::default(), "it starts anywhere");
+    }
+
+    #[test]
+    fn uefi_and_an_emulated_tpm_leave_state_on_the_host() {
+        let keeps = |yaml: &str| keeps_state(&serde_yaml_ng::from_str(yaml).unwrap());
+        assert!(keeps("os: {firmware: efi}"));
+        assert!(keeps("os: {loader: {type: pflash, value: /x}}"));
+        assert!(keeps("os: {nvram: /var/lib/x}"));
+        assert!(keeps("devices: {tpm: {backend: {type: emulator}}}"));
+        assert!(!keeps("os: {firmware: bios}\ndevices: {tpms: [{backend: {type: passthrough}}]}"));
+    }
+
+    #[test]
+    fn one_device_needs_no_list() {
+        let tpm = "{backend: {type: emulator}}";
+        for devices in [format!("tpm: {tpm}"), format!("tpms: {tpm}"), format!("tpm: [{tpm}]")] {
+            assert_eq!(needs(&format!("devices: {{{devices}}}")).tpm_backend.as_deref(), Some("emulator"), "{devices}");
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Somebody wants a VM off its node: whether it leaves, and how. Pure.
 //!
 //! ```text
-//!                       every disk in a shared pool      a disk of this host alone, or imported
+//!                       every disk in a shared pool      a disk of this host alone, UEFI variables or
+//!                                                        TPM state, or imported
 //! strategy unset        Move                             Stay
 //! strategy Shutdown     Move                             Halt
 //! strategy Block        Stay                             Stay
@@ -19,6 +20,7 @@ use kubevmm_api::{EVICT, VirtualMachineDisk};
 use crate::object::{enumerate, is_deleting, name, uid};
 use crate::vm::decide::{Action, delete_pod};
 use crate::vm::disks::{Disks, is_shared, names_of};
+use crate::vm::domain_needs::keeps_state;
 use crate::vm::placement::Placing;
 use crate::vm::view::View;
 
@@ -45,15 +47,26 @@ pub fn verdict(view: &View, disks: &Disks, preempted: bool) -> Verdict {
     let local: Vec<Arc<VirtualMachineDisk>> =
         disks.held.iter().flatten().filter(|disk| !is_shared(view, disk)).cloned().collect();
     let imported = view.home().is_some();
-    if disks.held.is_some() && local.is_empty() && !imported {
+    let keeps_state = view.vm.spec.domain.as_ref().is_some_and(keeps_state);
+    if disks.held.is_some() && local.is_empty() && !imported && !keeps_state {
         return Verdict::Move;
+    }
+    let not_taken_over = view.vm.spec.existing_domain.is_some()
+        && view.vm.status.as_ref().and_then(|status| status.domain.as_ref()).is_some_and(|d| d.generation.is_none());
+    if not_taken_over {
+        return Verdict::Stay(
+            "its domain has not been taken over, so nobody may stop it but its owner: the condition Ready says what is \
+             in the way"
+                .into(),
+        );
     }
     if preempted || strategy == Some(EvictionStrategy::Shutdown) {
         return Verdict::Halt;
     }
     let why = match local.is_empty() {
         _ if imported => "it is an imported one, which stays on its host".to_owned(),
-        true => return Verdict::Stay(disks.condition.message.clone()),
+        true if disks.held.is_none() => return Verdict::Stay(disks.condition.message.clone()),
+        true => "the variables of its UEFI, or the state of its TPM, lie on this host alone".to_owned(),
         false => format!("the disks {} lie in pools of this host alone", enumerate(&names_of(&local))),
     };
     Verdict::Stay(format!(

@@ -1,6 +1,9 @@
 //! Where a VM runs: the placement pod, the hand-over between hosts, and the word that a host may start it. Pure.
 
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
 use kubevmm_api::condition::{READY, SCHEDULED, Wanted};
+use kubevmm_api::requirements::{REQUIREMENTS, Requirements};
 use kubevmm_api::vm::{LastPowerRequest, PlacementStatus, PowerAction, PowerResult, Release};
 use kubevmm_api::{VirtualMachineStatus, names, power};
 
@@ -9,7 +12,8 @@ use crate::vm::candidates::Refusal;
 use crate::vm::decide::{Action, delete_pod, delete_pods, host_lost, is_leaving_soon};
 use crate::vm::disks::{Disks, move_to, names_of, pinned_to};
 use crate::vm::domains::{check_domains, check_reports, held_with_higher_epoch};
-use crate::vm::pod::{Phase, Target, build, is_outdated, phase};
+use crate::vm::pod::{Phase, Target, asks_whether_it_can_start, build, is_outdated, merged, node_of, phase};
+use crate::vm::requirements::requirements;
 use crate::vm::status::Shown;
 use crate::vm::unschedulable::explain;
 use crate::vm::view::View;
@@ -144,6 +148,8 @@ fn off(view: &View, status: &VirtualMachineStatus, placing: Placing) -> Placing 
         pod_name: None,
         pod_uid: None,
         confirmed: None,
+        // Who starts the domain by hand is not to be asked to leave once more.
+        release: if placement.release == Release::Halt { Release::None } else { placement.release },
         ..placement
     });
     let shown = placing.node_name.is_none().then(|| Shown {
@@ -187,7 +193,13 @@ fn placed_on(
     let Some(pod) = view.pod(pod_name) else {
         return make_again(view, current.epoch, node, active, placing);
     };
+    if node_of(pod).is_some_and(|on| on != node) {
+        // A pod of this epoch on another node stands for nothing.
+        placing.after.extend((!is_deleting(pod)).then(|| delete_pod(pod, None)));
+        return placing;
+    }
     let (phase, outdated) = (phase(pod), is_outdated(pod, view));
+    placing.before.extend(needs_of_now(view, pod));
     if outdated {
         // What it asks for now counts from the next start on, which so waits for the pod of another placement.
         current.confirmed = None;
@@ -211,8 +223,8 @@ fn placed_on(
             }
             placing
         }
-        Phase::Running(on) if on == node && outdated => placing,
-        Phase::Running(on) if on == node => {
+        Phase::Running(_) if outdated => placing,
+        Phase::Running(_) => {
             current.pod_uid = Some(uid(pod).to_owned());
             // Disks that the VM got since it was placed.
             let held = disks.held.as_deref().unwrap_or_default();
@@ -241,18 +253,42 @@ fn placed_on(
             placing.placement = Some(current);
             placing
         }
-        // A pod of this epoch on another node stands for nothing.
-        Phase::Running(_) => {
+        Phase::Unbound(_) if active && asks_whether_it_can_start(pod) => {
+            // It was made before the VM ran: the next one only stands for it.
             placing.after.push(delete_pod(pod, None));
             placing
         }
-        Phase::Unbound(Some(message)) if !active => {
+        Phase::Unbound(Some(message)) if active => {
+            let message = format!(
+                "on the host {node}, whose Node does not count it: its placement pod finds no room there ({message}): \
+                 make room, or stop the VM"
+            );
+            placing.scheduled = Wanted::yes(SCHEDULED, "PlacedWithoutRoom", message);
+            placing
+        }
+        Phase::Unbound(Some(message)) => {
             let (reason, message) = explain(pod).unwrap_or(("Unschedulable", message));
             placing.scheduled = Wanted::no(SCHEDULED, reason, message);
             placing
         }
-        Phase::Unbound(_) | Phase::Starting(_) => placing,
+        Phase::Unbound(None) | Phase::Starting(_) => placing,
     }
+}
+
+/// What the pod says that the VM needs, when that has changed by itself: a volume that has been made needs no space any
+/// more, and a pod of an earlier version says nothing.
+fn needs_of_now(view: &View, pod: &Pod) -> Option<Action> {
+    let spec = merged(view).ok()?;
+    let now = requirements(view, &spec).ok()?;
+    let said = pod.annotations().get(REQUIREMENTS);
+    let needs = match said.and_then(|said| Requirements::parse(said).ok()) {
+        // The rest is what the running domain was started with.
+        Some(said) => Requirements { pools: now.pools, images: now.images, local_disks: now.local_disks, ..said },
+        None => now,
+    };
+    let needs = needs.to_annotation();
+    let (name, uid) = (name(pod).to_owned(), uid(pod).to_owned());
+    (said != Some(&needs) && !is_deleting(pod)).then_some(Action::TellNeeds { name, uid, needs })
 }
 
 /// The pod is gone though nobody moved the VM: the same pod again, on the same node.

@@ -59,7 +59,11 @@ pub enum Target<'a> {
 /// The placement pod of the VM at `epoch`.
 pub fn build(view: &View, epoch: i64, target: Target<'_>) -> Result<Pod, MergeError> {
     let vm = &view.vm.spec;
-    let needs = requirements(view, &merged(view)?)?;
+    let merged = merged(view)?;
+    // What runs has what it was started with.
+    let started = view.vm.status.as_ref().and_then(|status| status.effective.as_ref());
+    let running = started.filter(|_| matches!(target, Target::Running(_)));
+    let needs = requirements(view, running.unwrap_or(&merged))?;
     let class = view.class.as_deref().map(|class| &class.spec);
     let millis = effective::cpu_request_millis(vm, class, view.millis_per_vcpu)?;
     let grace = vm.termination_grace_period_seconds;
@@ -75,7 +79,7 @@ pub fn build(view: &View, epoch: i64, target: Target<'_>) -> Result<Pod, MergeEr
         Target::Any => needs.only_host(),
         Target::Back(host) | Target::Running(host) => Some(host),
     };
-    let spec = PodSpec {
+    let mut spec = PodSpec {
         affinity: affinity(placement.affinity.clone(), host),
         automount_service_account_token: Some(false),
         containers: vec![container(view, &needs, millis, grace, volume.is_some())],
@@ -84,8 +88,7 @@ pub fn build(view: &View, epoch: i64, target: Target<'_>) -> Result<Pod, MergeEr
         enable_service_links: Some(false),
         node_selector: (!placement.node_selector.is_empty()).then(|| placement.node_selector.clone()),
         priority_class_name: placement.priority_class_name.clone(),
-        // Whether the host could start the VM is no question where it runs.
-        scheduler_name: (!matches!(target, Target::Running(_))).then(|| SCHEDULER.to_owned()),
+        scheduler_name: Some(SCHEDULER.to_owned()),
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
             run_as_user: Some(65534),
@@ -100,9 +103,17 @@ pub fn build(view: &View, epoch: i64, target: Target<'_>) -> Result<Pod, MergeEr
         volumes: volume.map(|volume| vec![volume]),
         ..Default::default()
     };
+    let mut asked = asked(&spec, &placement, &needs);
+    if let Target::Running(host) = target {
+        if running.is_some_and(|running| *running != merged) {
+            // The next start is for another pod.
+            asked = names::short_hash(&asked, 16);
+        }
+        only_stand_for(&mut spec, host);
+    }
     let annotations = [
         (SPEC_HASH, names::short_hash(&json_of(&(&spec, &needs)), 16)),
-        (ASKED_HASH, asked(&spec, &placement, &needs)),
+        (ASKED_HASH, asked),
         (REQUIREMENTS, needs.to_annotation()),
     ];
     Ok(Pod {
@@ -117,6 +128,18 @@ pub fn build(view: &View, epoch: i64, target: Target<'_>) -> Result<Pod, MergeEr
         spec: Some(spec),
         status: None,
     })
+}
+
+/// Where the VM runs, nothing is asked any more: the pod goes there whatever the node and its neighbours are like by now.
+fn only_stand_for(spec: &mut PodSpec, host: &str) {
+    spec.affinity = affinity(None, Some(host));
+    (spec.node_selector, spec.topology_spread_constraints, spec.scheduler_name) = (None, None, None);
+    spec.tolerations = Some(vec![Toleration { operator: Some("Exists".into()), ..Default::default() }]);
+}
+
+/// Whether the pod was made for a VM that is to start: its host must be able to.
+pub fn asks_whether_it_can_start(pod: &Pod) -> bool {
+    pod.spec.as_ref().is_some_and(|spec| spec.scheduler_name.as_deref() == Some(SCHEDULER))
 }
 
 /// A hash of what of a pod follows from the VM and decides where it can run and what it brings there.

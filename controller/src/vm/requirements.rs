@@ -43,7 +43,16 @@ pub fn requirements(view: &View, spec: &EffectiveSpec) -> Result<Requirements, M
         ..Default::default()
     };
     domain_needs::add(&spec.domain, &mut needs);
+    if domain_needs::keeps_state(&spec.domain) {
+        needs.state_node = defined_on(view).map(Into::into);
+    }
     Ok(needs)
+}
+
+/// The host that has the domain: undefining it there takes with it what the host alone has of it.
+pub fn defined_on(view: &View) -> Option<&str> {
+    let status = view.vm.status.as_ref()?;
+    status.domain.as_ref().and(status.node_name.as_deref())
 }
 
 /// Memory of the guest and of QEMU itself, in bytes.
@@ -55,8 +64,15 @@ pub fn memory(spec: &EffectiveSpec) -> Result<u64, MergeError> {
 /// A hash of what follows from the VM and not from what becomes of its disks: another one asks for another host.
 pub fn asked(needs: &Requirements) -> String {
     let pools = needs.pools.iter().map(|pool| PoolNeed { bytes: 0, ..pool.clone() }).collect();
-    let asked =
-        Requirements { home: None, last_node: None, pools, local_disks: vec![], images: vec![], ..needs.clone() };
+    let asked = Requirements {
+        home: None,
+        last_node: None,
+        state_node: None,
+        pools,
+        local_disks: vec![],
+        images: vec![],
+        ..needs.clone()
+    };
     names::short_hash(&asked.to_annotation(), 16)
 }
 

@@ -83,8 +83,13 @@ pub struct OwnPod {
 pub fn decide_own(node: &Node, pods: &[Arc<Pod>]) -> Answer {
     let cordoned = node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true));
     let on_node = |pod: &&Arc<Pod>| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(name(node));
+    // Anybody may label pods: the owner counts.
+    let is_vms = |pod: &&Arc<Pod>| {
+        let mut owners = pod.owner_references().iter();
+        owners.any(|owner| owner.controller == Some(true) && owner.kind == "VirtualMachine")
+    };
     let vm = |pod: &Arc<Pod>| Some(format!("{}/{}", pod.namespace()?, pod.labels().get(LABEL_VM)?));
-    let vms: Vec<String> = pods.iter().filter(on_node).filter_map(vm).collect();
+    let vms: Vec<String> = pods.iter().filter(on_node).filter(is_vms).filter_map(vm).collect();
     if !cordoned || vms.is_empty() {
         return Answer::Allow;
     }
@@ -107,7 +112,9 @@ mod tests {
     fn the_controller_leaves_after_its_vms() {
         let node = |spec: &str| -> Node { yaml(&format!("metadata: {{name: a}}\nspec: {{{spec}}}")) };
         let pod = |node: &str| -> Arc<Pod> {
-            let meta = "metadata: {name: kubevmm-web-0123abcd, namespace: shop, labels: {kubevmm.io/vm: web}}";
+            let meta = "metadata: {name: kubevmm-web-0123abcd, namespace: shop, labels: {kubevmm.io/vm: web}, \
+                        ownerReferences: [{apiVersion: kubevmm.io/v1beta1, kind: VirtualMachine, name: web, uid: u, \
+                        controller: true}]}";
             Arc::new(yaml(&format!("{meta}\nspec: {{nodeName: {node}, containers: []}}")))
         };
         let drained = node("unschedulable: true");

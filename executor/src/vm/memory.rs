@@ -105,7 +105,7 @@ impl Memory {
             self.starts.reset();
         }
         match reason {
-            StopReason::Requested => {
+            StopReason::Requested | StopReason::Evicted => {
                 self.starts.reset();
                 self.acted_for = pending.map(str::to_owned);
             }

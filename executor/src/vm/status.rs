@@ -284,6 +284,7 @@ fn stopped(last_stop: Option<&LastStop>) -> &'static str {
         None => "the VM is off",
         Some(StopReason::GuestShutdown) => "the guest has shut down",
         Some(StopReason::Requested) => "the VM was stopped as asked for",
+        Some(StopReason::Evicted) => "the VM was stopped to leave the host",
         Some(StopReason::Crashed) => "the guest or QEMU has crashed",
         Some(StopReason::HostRequest) => "the host has asked QEMU to end",
         Some(StopReason::Destroyed) => "somebody else has destroyed the domain",

@@ -10,7 +10,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kubevmm_api::power::pending;
-use kubevmm_api::vm::{DriftPolicy, LastStop, Release, VirtualMachineStatus};
+use kubevmm_api::vm::{DriftPolicy, LastStop, Release, StopReason, VirtualMachineStatus};
 use kubevmm_api::{VirtualMachine, names};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -343,13 +343,14 @@ impl Task {
         } else {
             status.last_power_request.map(|last| last.id)
         };
+        let asked_to_leave = moves && reason == StopReason::Requested;
+        let reason = if asked_to_leave { StopReason::Evicted } else { reason };
         self.own.last_stop = Some(LastStop { reason, time: now(), request_id });
         self.guest = Guest::default();
         self.addresses.stop();
         self.run += 1;
         tracing::info!(?reason, "the domain has stopped");
-        let warning =
-            !matches!(reason, kubevmm_api::vm::StopReason::GuestShutdown | kubevmm_api::vm::StopReason::Requested);
+        let warning = !matches!(reason, StopReason::GuestShutdown | StopReason::Requested | StopReason::Evicted);
         self.event(warning, "Stop", "Stopped", format!("the domain has stopped: {reason:?}"));
     }
 

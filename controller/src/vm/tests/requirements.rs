@@ -3,7 +3,7 @@
 use kubevmm_api::VirtualMachineNetwork;
 use kubevmm_api::common::ImageKind;
 use kubevmm_api::overhead;
-use kubevmm_api::requirements::Requirements;
+use kubevmm_api::requirements::{REQUIREMENTS, Requirements};
 
 use super::*;
 use crate::vm::pod::merged;
@@ -94,4 +94,43 @@ fn what_the_domain_says_counts_and_a_new_device_asks_for_another_host() {
     assert_ne!(asked(&needs(&plain)), asked(&needs(&special)));
     let placed = view("", "nodeName: a");
     assert_eq!(asked(&needs(&plain)), asked(&needs(&placed)), "where it is asks for nothing new");
+}
+
+#[test]
+fn what_has_been_made_is_taken_out_of_what_the_pod_says() {
+    let provisioned = "volumeName: v, nodeName: a, conditions: [{type: Provisioned, status: 'True', reason: R, message: '', \
+                       lastTransitionTime: \"2026-01-01T00:00:00Z\"}]";
+    let status = "nodeName: a, placement: {epoch: 1, podName: PLACED, podUID: pod-1, confirmed: a_1}"
+        .replace("PLACED", &names::placement_pod("web", "u", 1));
+    let unmade = needs(&view(DISK, &status).disk(disk("", HELD)));
+    let view = view(DISK, &status).disk(disk("", &format!("{HELD}, {provisioned}")));
+    let placed = |said: Option<String>| {
+        let mut pod = running(1, "a");
+        let all = said.map(|said| [(REQUIREMENTS.to_owned(), said)].into());
+        Arc::make_mut(&mut pod).metadata.annotations = all;
+        view.clone().pods(&[pod])
+    };
+    let told = |view: &View| {
+        decide(view).into_iter().find_map(|action| match action {
+            Action::TellNeeds { needs, .. } => Some(Requirements::parse(&needs).unwrap()),
+            _ => None,
+        })
+    };
+    // What else the VM asks for by now is the next start's.
+    let before = Requirements { vcpus: 7, ..unmade };
+    let after = told(&placed(Some(before.to_annotation()))).unwrap();
+    assert_eq!((after.vcpus, after.pools[0].bytes), (7, 0));
+    assert_eq!(told(&placed(Some(after.to_annotation()))), None, "once");
+    assert_eq!(told(&placed(None)).map(|needs| needs.vcpus), Some(1), "a pod of an earlier version");
+}
+
+#[test]
+fn a_vm_stays_where_the_state_of_its_firmware_is() {
+    let domain = "domain: {uuid: u, name: shop.web, epoch: 1, state: Shutoff}";
+    let uefi = view("domain: {os: {firmware: efi}}", &format!("nodeName: a, {domain}"));
+    assert_eq!(needs(&uefi).only_host(), Some("a"));
+    assert_eq!(needs(&view("domain: {os: {firmware: efi}}", "")).only_host(), None, "it has none yet");
+    assert_eq!(needs(&view("domain: {title: x}", &format!("nodeName: a, {domain}"))).only_host(), None);
+    let moved = needs(&view("domain: {os: {firmware: efi}}", "nodeName: a"));
+    assert_eq!(asked(&needs(&uefi)), asked(&moved), "where it lies asks for nothing new");
 }
