@@ -7,7 +7,8 @@ use super::error::{ErrorCode, Failure};
 
 /// libvirtd's socket; virtproxyd's, where the daemons are modular.
 const LIBVIRTD_SOCKET: &str = "libvirt-sock";
-/// The socket of the modular daemon for QEMU. It opens virtnetworkd and virtstoraged for its clients.
+/// The socket of the modular daemon for QEMU. It opens virtnetworkd, virtstoraged and, where there is
+/// one, virtnodedevd for its clients.
 const VIRTQEMUD_SOCKET: &str = "virtqemud-sock";
 
 /// Where libvirt is.
@@ -42,7 +43,7 @@ impl Address {
                 ErrorCode::ConnectionLost,
                 format!(
                     "there is neither {} nor {}: install and start libvirtd on this host, or the modular daemons \
-                     virtqemud, virtnetworkd and virtstoraged",
+                     virtqemud, virtnetworkd and virtstoraged (and virtnodedevd, for devices)",
                     libvirtd.display(),
                     virtqemud.display()
                 ),

@@ -23,10 +23,13 @@ pub(super) struct Registrations {
     network: Vec<c_int>,
     storage_pool: Vec<c_int>,
     node_device: Vec<c_int>,
+    /// Nobody on this host answers for its devices.
+    pub(super) without_node_devices: bool,
 }
 
 /// Registers every event of interest (`virConnectDomainEventRegisterAny`, `virConnectNetworkEventRegisterAny`,
-/// `virConnectStoragePoolEventRegisterAny`, `virConnectNodeDeviceEventRegisterAny`). An event that the driver does not know is left out.
+/// `virConnectStoragePoolEventRegisterAny`, `virConnectNodeDeviceEventRegisterAny`). An event that the driver does not know
+/// is left out, and so are those of devices if the host has no daemon for them.
 ///
 /// # Safety
 /// `conn` is an open connection.
@@ -86,10 +89,10 @@ pub(super) unsafe fn register(conn: sys::virConnectPtr, events: &EventSender) ->
             })?);
         }
         for (id, callback) in device {
-            registrations.node_device.extend(attempt(events, |opaque, free| {
+            registrations.add_node_device(attempt(events, |opaque, free| {
                 let id = id as c_int;
                 sys::virConnectNodeDeviceEventRegisterAny(conn, ptr::null_mut(), id, Some(callback), opaque, free)
-            })?);
+            }));
         }
     }
     Ok(registrations)
@@ -112,6 +115,22 @@ fn attempt(
 }
 
 impl Registrations {
+    /// virtqemud opens virtnodedevd only now, and answers as if its own socket were dead where a host has none. If it is our
+    /// connection that has died, its close callback tells.
+    fn add_node_device(&mut self, registered: Result<Option<c_int>, Failure>) {
+        match registered {
+            Ok(id) => self.node_device.extend(id),
+            Err(failure) => {
+                tracing::warn!(
+                    error = failure.message,
+                    "libvirt knows no devices of this host: start virtnodedevd, and then the executor anew, if guests \
+                     shall have some"
+                );
+                self.without_node_devices = true;
+            }
+        }
+    }
+
     /// # Safety
     /// `conn` is the connection that [`register`] got, and not closed yet.
     pub(super) unsafe fn deregister(self, conn: sys::virConnectPtr) {
@@ -410,4 +429,20 @@ unsafe extern "C" fn on_device_lifecycle(
 unsafe extern "C" fn on_device_update(_: sys::virConnectPtr, device: sys::virNodeDevicePtr, opaque: *mut c_void) {
     // SAFETY: the arguments are libvirt's.
     unsafe { emit_device(device, opaque) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_virtnodedevd_has_no_devices_and_is_connected() {
+        let mut registrations = Registrations::default();
+        registrations.add_node_device(Ok(Some(7)));
+        registrations.add_node_device(Ok(None));
+        assert_eq!((registrations.node_device.as_slice(), registrations.without_node_devices), ([7].as_slice(), false));
+        let message = "Failed to connect socket to '/run/libvirt/virtnodedevd-sock': No such file or directory";
+        registrations.add_node_device(Err(Failure::new(ErrorCode::ConnectionLost, message)));
+        assert!(registrations.without_node_devices);
+    }
 }

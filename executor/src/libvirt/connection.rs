@@ -254,26 +254,33 @@ impl Connection {
         let connection = self.clone();
         let call = move || {
             let conn = connection.raw()?;
-            call(conn).map_err(|failure| connection.judge(failure))
+            call(conn).map_err(|failure| connection.judge(operation, failure))
         };
         self.inner.pool.run(limit, call).await.map_err(|failure| failure.on(operation, object))
     }
 
     /// An RPC error may also come from a daemon behind the one that we talk to (virtqemud keeps one connection to each of
-    /// its fellows for a client, and never opens it again): a new connection helps then, but not this call.
-    fn judge(&self, failure: Failure) -> Failure {
+    /// its fellows for a client, and never opens it again): a new connection helps then, but not this call. Devices are not
+    /// worth one: a host may do without virtnodedevd.
+    fn judge(&self, operation: &str, failure: Failure) -> Failure {
         if failure.code != ErrorCode::ConnectionLost {
             return failure;
         }
         // SAFETY: the connection is open as long as `self` lives; the call is local.
         let dead = self.raw().is_ok_and(|conn| unsafe { sys::virConnectIsAlive(conn) } == 0);
-        if dead || self.inner.opened.elapsed() > SETTLED {
+        let settled = self.inner.opened.elapsed() > SETTLED && !operation.contains("NodeDevice");
+        if dead || settled {
             // The close callback brings the reason, but later, by the event loop.
             self.inner
                 .closed
                 .send_if_modified(|reason| reason.is_none() && reason.replace(CloseReason::Error).is_none());
         }
         if dead { failure } else { Failure { code: ErrorCode::SystemError, ..failure } }
+    }
+
+    /// Whether somebody on this host answers for its devices.
+    pub(super) fn has_node_devices(&self) -> bool {
+        self.inner.open.as_ref().is_some_and(|open| !open.registrations.without_node_devices)
     }
 
     fn raw(&self) -> Result<sys::virConnectPtr, Failure> {
@@ -450,5 +457,36 @@ mod tests {
     fn versions_are_read_as_libvirt_counts_them() {
         assert_eq!(Version::from_raw(11_003_000).to_string(), "11.3.0");
         assert!(Version::from_raw(9_000_000) < Version::from_raw(11_003_000));
+    }
+
+    async fn opened_long_ago() -> Connection {
+        let (mut connection, _events) = Connection::open("test:///default", Options::default()).await.unwrap();
+        let inner = Arc::get_mut(&mut connection.inner).unwrap();
+        inner.opened = Instant::now().checked_sub(SETTLED * 2).unwrap();
+        connection
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_died_costs_the_connection_but_not_that_of_devices() {
+        let connection = opened_long_ago().await;
+        let fail = async |operation| {
+            let failure = || Failure::new(ErrorCode::ConnectionLost, "Cannot recv data");
+            connection.call::<(), _>(operation, "it", Patience::Short, move |_| Err(failure())).await.unwrap_err().code
+        };
+        for operation in ["virConnectListAllNodeDevices", "virNodeDeviceLookupByName", "virNodeDeviceGetXMLDesc"] {
+            assert_eq!((fail(operation).await, connection.is_alive()), (ErrorCode::SystemError, true), "{operation}");
+        }
+        assert_eq!(fail("virConnectListAllNetworks").await, ErrorCode::SystemError);
+        assert!(!connection.is_alive());
+    }
+
+    #[tokio::test]
+    async fn without_virtnodedevd_nobody_is_asked_for_devices() {
+        let mut connection = opened_long_ago().await;
+        assert!(connection.lookup_node_device("computer").await.unwrap().is_some());
+        let inner = Arc::get_mut(&mut connection.inner).unwrap();
+        inner.open.as_mut().unwrap().registrations.without_node_devices = true;
+        assert!(connection.lookup_node_device("computer").await.unwrap().is_none());
+        assert!(connection.list_guest_devices().await.unwrap().is_empty());
     }
 }

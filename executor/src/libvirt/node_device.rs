@@ -41,8 +41,11 @@ impl Handle for NodeDevice {
 
 // SAFETY of the calls: the connection lives, and so does what the pointers lead to.
 impl Connection {
-    /// `virConnectListAllNodeDevices` of PCI, USB and mediated devices: none where the driver knows no devices.
+    /// `virConnectListAllNodeDevices` of PCI, USB and mediated devices: none where libvirt knows no devices.
     pub async fn list_guest_devices(&self) -> Result<Vec<NodeDevice>> {
+        if !self.has_node_devices() {
+            return Ok(Vec::new());
+        }
         let flags = sys::VIR_CONNECT_LIST_NODE_DEVICES_CAP_PCI_DEV
             | sys::VIR_CONNECT_LIST_NODE_DEVICES_CAP_USB_DEV
             | sys::VIR_CONNECT_LIST_NODE_DEVICES_CAP_MDEV;
@@ -57,6 +60,9 @@ impl Connection {
 
     /// `virNodeDeviceLookupByName`; `None` if there is no such device.
     pub async fn lookup_node_device(&self, name: &str) -> Result<Option<NodeDevice>> {
+        if !self.has_node_devices() {
+            return Ok(None);
+        }
         self.by_name("virNodeDeviceLookupByName", name, |conn, name| unsafe {
             sys::virNodeDeviceLookupByName(conn, name)
         })
