@@ -17,6 +17,7 @@ mod deletion;
 mod domain;
 mod drain;
 mod existing_volume;
+mod external_host;
 mod hand_over;
 mod import;
 mod inventory_of_hosts;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         inventory_of_hosts::alone::stories(),
         survival::stories(),
         hand_over::stories(),
+        external_host::stories(),
         drain::stories(),
         scheduling::alone::stories(),
         many_hosts::stories(),

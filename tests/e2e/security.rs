@@ -24,7 +24,7 @@ fn as_executor_of(space: &Space, node: &str) -> Result<ApiServer> {
     ApiServer::with_token(&space.cluster.lab.kubeconfig(), &token)
 }
 
-fn must_be_refused<T>(what: &str, result: Result<T>) -> Result<()> {
+pub(crate) fn must_be_refused<T>(what: &str, result: Result<T>) -> Result<()> {
     match result {
         Ok(_) => bail!("this was not to be allowed: {what}"),
         Err(error) if format!("{error:#}").to_lowercase().contains("forbidden") => Ok(()),

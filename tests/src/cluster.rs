@@ -47,21 +47,32 @@ pub struct Cluster {
 /// The third host with libvirt: cordoned but for the stories that need three ([`Cluster::spare_host`]).
 pub const SPARE_HOST: &str = "h4";
 
-/// The options of the stories' lab: beside the default one, with quick timings, and with one node without libvirt.
+/// The options of the stories' lab: beside the default one, with quick timings, one node without libvirt, and one host
+/// with libvirt that is no node but in the stories about it.
 fn options() -> Options {
     Options {
-        nodes: 4,
-        dir: PathBuf::from("/run/kubevmm-e2e"),
-        tag: "e2e".into(),
-        network: Ipv4Addr::new(10, 87, 0, 0),
-        pods: Ipv4Addr::new(10, 88, 0, 0),
-        services: Ipv4Addr::new(10, 97, 0, 0),
+        nodes: 5,
+        dir: setting("LAB_DIR", PathBuf::from("/run/kubevmm-e2e")),
+        tag: setting("LAB_TAG", "e2e".into()),
+        network: setting("LAB_NETWORK", Ipv4Addr::new(10, 87, 0, 0)),
+        pods: setting("LAB_PODS", Ipv4Addr::new(10, 88, 0, 0)),
+        services: setting("LAB_SERVICES", Ipv4Addr::new(10, 97, 0, 0)),
         no_libvirt: vec![HostName::Node(3)],
+        external: vec![HostName::Node(5)],
         timings: Timings::Short,
         // A Secret that is made after its pod is seen by the kubelet at its next look: every minute by default.
         kubelet_arg: vec!["--sync-frequency=5s".into()],
         ..Options::default()
     }
+}
+
+/// What the environment says, as to the program `lab`.
+///
+/// # Panics
+/// When that is not to be understood: a lab of other options must not be taken for it.
+fn setting<T: std::str::FromStr>(name: &str, otherwise: T) -> T {
+    let parse = |text: String| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not to be understood"));
+    std::env::var(name).ok().map_or(otherwise, parse)
 }
 
 /// While it is kept, the spare host takes VMs.
@@ -159,14 +170,14 @@ impl Cluster {
         Ok(SpareHost(self))
     }
 
-    /// The hosts with libvirt.
+    /// The nodes with libvirt.
     pub fn libvirt_hosts(&self) -> Vec<Host> {
         libvirt_hosts(self.lab)
     }
 
     /// Every node.
     pub fn nodes(&self) -> Vec<Host> {
-        self.lab.options().node_names().into_iter().map(|name| Host::new(self.lab, name)).collect()
+        self.lab.options().kubelet_names().into_iter().map(|name| Host::new(self.lab, name)).collect()
     }
 
     /// Where the lab's switch serves a file, or a bad server.
@@ -314,7 +325,7 @@ pub(crate) fn is_daemon(pod: &Json) -> bool {
 }
 
 pub(crate) fn libvirt_hosts(lab: &'static Lab) -> Vec<Host> {
-    let names = lab.options().node_names().into_iter().filter(|&name| lab.options().has_libvirt(name));
+    let names = lab.options().kubelet_names().into_iter().filter(|&name| lab.options().has_libvirt(name));
     names.map(|name| Host::new(lab, name)).collect()
 }
 

@@ -41,7 +41,7 @@ impl Draft<'_> {
         if archives.is_empty() {
             bail!("{} holds no image: run `make images`", directory.display());
         }
-        for host in self.lab.options().node_names() {
+        for host in self.lab.options().kubelet_names() {
             for archive in &archives {
                 self.lab.import_image(host, archive)?;
             }
@@ -135,7 +135,7 @@ impl Draft<'_> {
                     && pod["spec"]["containers"][0]["args"].to_string().contains(&arguments)
             };
             let running = pods.iter().filter(current).count();
-            let wanted = self.lab.options().node_names().len();
+            let wanted = self.lab.options().kubelet_names().len();
             if running == wanted { Ok(Some(())) } else { Err(anyhow!("{running} of {wanted} run")) }
         })?;
         wait_for("the controller runs", within(60), || {

@@ -27,6 +27,7 @@ pub mod bench;
 pub mod bystander;
 pub mod cluster;
 pub mod dump;
+pub mod external;
 pub mod foreign;
 pub mod guest;
 pub mod harness;
