@@ -140,14 +140,14 @@ mod tests {
         "Node",
         "NotMeasured",
         "Observe",
-        "Place",
         "OutOfcpu",
         "OutOfmemory",
         "OutOfpods",
         "PIDPressure",
+        "Place",
         "PodInitializing",
-        "PodScheduled",
         "PodReadyToStartContainers",
+        "PodScheduled",
         "PreemptionByScheduler",
         "Prepare",
         "Provisioning",
@@ -166,8 +166,8 @@ mod tests {
         "True",
         "Unknown",
         "Update",
-        "Watch",
         "VirtualMachine",
+        "Watch",
     ];
 
     /// The sources of the crates that write conditions, without their tests.

@@ -115,7 +115,12 @@ struct ExternalOptions {
     #[arg(long)]
     external: bool,
     /// The kubeconfig file of the node credential; written when there is none, and renewed
-    #[arg(long, env = "KUBEVMM_KUBECONFIG", default_value = "/var/lib/kubevmm-executor/kubeconfig", requires = "external")]
+    #[arg(
+        long,
+        env = "KUBEVMM_KUBECONFIG",
+        default_value = "/var/lib/kubevmm-executor/kubeconfig",
+        requires = "external"
+    )]
     kubeconfig: PathBuf,
     /// A kubeconfig file with a bootstrap token, to ask for the node credential
     #[arg(
