@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::StreamExt as _;
 use kubevmm_api::common::Accelerator;
 use kubevmm_api::hypervisor::HostDevice;
 use tokio::sync::broadcast::error::RecvError;
@@ -17,7 +17,7 @@ use super::{devices, take_up};
 use crate::Error;
 use crate::host::Context;
 use crate::kvm::KvmProbe;
-use crate::libvirt::{Connection, Event, NodeDevice};
+use crate::libvirt::{Connection, ErrorCode, Event, NodeDevice};
 
 /// Calls about devices at a time: others have calls to make as well.
 const AT_A_TIME: usize = 2;
@@ -136,17 +136,43 @@ impl Offers {
         self.unread = listed.len().saturating_sub(MOST_READ);
         listed.sort_by(|a, b| a.name().cmp(b.name()));
         listed.truncate(MOST_READ);
-        let reads = futures::stream::iter(listed).map(read);
-        let read: Vec<_> = reads.buffer_unordered(AT_A_TIME).try_collect().await?;
-        self.devices = read.into_iter().flatten().map(|device| (device.name.clone(), device)).collect();
+        let reads = futures::stream::iter(listed).map(async |device| (device.name().to_owned(), read(device).await));
+        let mut reads = std::pin::pin!(reads.buffer_unordered(AT_A_TIME));
+        let mut devices = BTreeMap::new();
+        while let Some((name, read)) = reads.next().await {
+            devices.extend(settle(&self.devices, &name, read)?.map(|device| (name, device)));
+        }
+        self.devices = devices;
         Ok(())
     }
 
     async fn look_at(&self, connection: &Connection, name: &str) -> Result<Option<HostDevice>, Error> {
-        match connection.lookup_node_device(name).await? {
-            Some(device) => read(device).await,
-            None => Ok(None),
+        let read = match connection.lookup_node_device(name).await {
+            Ok(Some(device)) => read(device).await,
+            Ok(None) => Ok(None),
+            Err(error) => Err(error.into()),
+        };
+        settle(&self.devices, name, read)
+    }
+}
+
+/// What becomes of an answer about a device: one that libvirt has no answer for stays as it is known, or is left out, for
+/// it must not hide the others.
+fn settle(
+    known: &BTreeMap<String, HostDevice>,
+    name: &str,
+    read: Result<Option<HostDevice>, Error>,
+) -> Result<Option<HostDevice>, Error> {
+    match read {
+        // Nobody was asked about the device.
+        Err(Error::Libvirt(error)) if error.is_connection_lost() || error.code == ErrorCode::Busy => {
+            Err(Error::Libvirt(error))
         }
+        Err(error) => {
+            tracing::warn!(device = name, %error, "libvirt does not tell of a device: what is known of it stays");
+            Ok(known.get(name).cloned())
+        }
+        read => read,
     }
 }
 
@@ -214,5 +240,23 @@ mod tests {
         for code in [ErrorCode::Unsupported, ErrorCode::ConfigUnsupported, ErrorCode::InvalidArgument] {
             assert!(matches!(failed(code), Ok(None)), "{code:?}");
         }
+    }
+
+    #[test]
+    fn a_device_that_cannot_be_read_hides_no_other() {
+        let known = HostDevice { name: "pci_1".into(), ..Default::default() };
+        let devices = BTreeMap::from([("pci_1".to_owned(), known.clone())]);
+        let settled = |name, code| {
+            let (message, operation, object) = (String::new(), "virNodeDeviceGetXMLDesc", String::new());
+            settle(&devices, name, Err(Failure { code, domain: 0, message, operation, object }.into()))
+        };
+        for code in [ErrorCode::Internal, ErrorCode::SystemError, ErrorCode::Timeout] {
+            assert_eq!(settled("pci_1", code).unwrap(), Some(known.clone()), "{code:?}");
+            assert_eq!(settled("pci_2", code).unwrap(), None, "{code:?}");
+        }
+        for code in [ErrorCode::ConnectionLost, ErrorCode::Busy] {
+            assert!(settled("pci_1", code).is_err(), "{code:?}: nobody was asked");
+        }
+        assert_eq!(settle(&devices, "pci_1", Ok(None)).unwrap(), None, "it is gone");
     }
 }
