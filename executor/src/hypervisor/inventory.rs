@@ -65,7 +65,8 @@ async fn report(context: Context, session: Session, probed: KvmProbe) {
         if retry.is_none_or(|at| at <= Instant::now()) {
             retry = inventory.refresh().await.is_err().then(|| Instant::now() + RETRY);
         }
-        let wake = [retry, inventory.due()].into_iter().flatten().min();
+        // What is due after a failure is part of trying again.
+        let wake = retry.or_else(|| inventory.due());
         tokio::select! {
             event = events.recv() => {
                 if take_up(event, &mut events, |event| inventory.note(event)).is_none() {
@@ -110,8 +111,17 @@ impl Reported {
             domains.values().filter(|found| found.domain.mark.is_some())
         }
         self.session == session
-            && ((self.domains == *domains && self.unmanaged == *unmanaged)
+            && (self.says(domains, unmanaged)
                 || (now < self.at + FOREIGN_PAUSE && marked(&self.domains).eq(marked(domains))))
+    }
+
+    /// When what is not told yet must be, at the latest; `None` if there is no such thing.
+    fn due(&self, domains: &BTreeMap<Uuid, Found>, unmanaged: &HostUsage) -> Option<Instant> {
+        (!self.says(domains, unmanaged)).then(|| self.at + FOREIGN_PAUSE)
+    }
+
+    fn says(&self, domains: &BTreeMap<Uuid, Found>, unmanaged: &HostUsage) -> bool {
+        self.domains == *domains && self.unmanaged == *unmanaged
     }
 }
 
@@ -138,8 +148,8 @@ impl Inventory {
         if self.context.libvirt.connection().is_err() || self.session.current().is_none() {
             return None;
         }
-        let held = self.reported.as_ref().filter(|reported| reported.domains != self.domains);
-        held.map(|reported| reported.at + FOREIGN_PAUSE).into_iter().chain(self.unanswered.values().copied()).min()
+        let held = self.reported.as_ref().and_then(|reported| reported.due(&self.domains, &self.unmanaged()));
+        held.into_iter().chain(self.unanswered.values().copied()).min()
     }
 
     /// Brings the report up to date with what is known.
@@ -190,7 +200,7 @@ impl Inventory {
     /// Tells of the domains: at once of what is ours, and at most every ten seconds of what is not.
     fn report_domains(&mut self, session: String) {
         let now = Instant::now();
-        let unmanaged = used(self.domains.values().filter(|found| !self.has_placement(&found.domain)));
+        let unmanaged = self.unmanaged();
         if self.reported.as_ref().is_some_and(|reported| reported.will_do(&session, &self.domains, &unmanaged, now)) {
             return;
         }
@@ -201,6 +211,11 @@ impl Inventory {
             unmanaged: unmanaged.clone(),
         });
         self.reported = Some(Reported { session, domains: self.domains.clone(), unmanaged, at: now });
+    }
+
+    /// What running domains have that have no placement pod.
+    fn unmanaged(&self) -> HostUsage {
+        used(self.domains.values().filter(|found| !self.has_placement(&found.domain)))
     }
 
     /// Whether a domain is one of a VM that runs by a placement pod, as those do that are managed.
@@ -434,5 +449,10 @@ mod tests {
             !reported.will_do("s", &told, &used(told.values()), now + FOREIGN_PAUSE),
             "a VM that is only watched now"
         );
+        assert_eq!(reported.due(&told, &unmanaged(&told)), None);
+        for (domains, unmanaged) in [(&foreign, unmanaged(&foreign)), (&told, used(told.values()))] {
+            assert!(reported.will_do("s", domains, &unmanaged, now), "it may wait");
+            assert_eq!(reported.due(domains, &unmanaged), Some(now + FOREIGN_PAUSE), "and is told then");
+        }
     }
 }
