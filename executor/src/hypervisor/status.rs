@@ -4,7 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kubevmm_api::common::Accelerator;
 use kubevmm_api::condition::Wanted;
 use kubevmm_api::hypervisor::{
-    AcceleratorPolicy, AcceleratorStatus, HostDevice, HostDomain, HostImage, HostNetwork, HostPool, HostUsage,
+    AcceleratorPolicy, AcceleratorStatus, DeviceBus, HostDevice, HostDomain, HostImage, HostNetwork, HostPool,
+    HostUsage,
 };
 use kubevmm_api::{HypervisorSpec, HypervisorStatus, Quantity};
 
@@ -107,8 +108,7 @@ pub(super) fn merged(
         status.numa = numa.clone();
     }
     if let Some((devices, unread)) = &pieces.devices {
-        status.devices = sorted(devices, |device| device.name.clone());
-        status.devices.truncate(MOST_DEVICES);
+        status.devices = listed_devices(devices);
         status.unlisted_device_count =
             written(devices.len() + unread - status.devices.len()).filter(|count| *count > 0);
     }
@@ -140,6 +140,15 @@ fn listed(domains: &[HostDomain]) -> Vec<HostDomain> {
         domain.mark.is_some() || foreign <= MOST_FOREIGN
     });
     listed
+}
+
+/// As many devices as an object should hold. Of virtual functions a host may have hundreds that are all alike: they are the
+/// first to be left out.
+fn listed_devices(devices: &[HostDevice]) -> Vec<HostDevice> {
+    let is_function = |device: &HostDevice| device.bus == DeviceBus::PCI && device.parent.is_some();
+    let mut listed = sorted(devices, |device| (is_function(device), device.name.clone()));
+    listed.truncate(MOST_DEVICES);
+    sorted(&listed, |device| device.name.clone())
 }
 
 fn written(count: usize) -> Option<i32> {
@@ -275,6 +284,29 @@ mod tests {
         assert_eq!((after.devices.len(), after.unlisted_device_count), (512, Some(1493)));
         let size = serde_json::to_string(&after).unwrap().len();
         assert!(size < 1 << 20, "{size}");
+    }
+
+    #[test]
+    fn of_many_devices_virtual_functions_are_left_out_first() {
+        let function = |n| HostDevice {
+            name: format!("pci_0000_41_{n:04}"),
+            parent: Some("pci_0000_41_00_0".into()),
+            ..Default::default()
+        };
+        let part = HostDevice {
+            name: "mdev_1".into(),
+            bus: DeviceBus::MDEV,
+            parent: Some("pci_0000_42_00_0".into()),
+            ..Default::default()
+        };
+        let key = HostDevice { name: "usb_1_4".into(), bus: DeviceBus::USB, ..Default::default() };
+        let devices = (0..1000).map(function).chain([part, key]).collect();
+        let pieces = Pieces { devices: Some((devices, 0)), ..Default::default() };
+        let after = over_nothing(&pieces);
+        let names: Vec<_> = after.devices.iter().map(|device| device.name.as_str()).collect();
+        assert_eq!((names.len(), names[0], names[511]), (512, "mdev_1", "usb_1_4"));
+        assert!(names.is_sorted());
+        assert_eq!(after.unlisted_device_count, Some(490));
     }
 
     #[test]
