@@ -11,10 +11,13 @@ const LONGEST: usize = 128;
 const LONGEST_DESCRIPTION: usize = 80;
 /// Most types of mediated devices of one device.
 const MOST_TYPES: usize = 64;
-/// Class of PCI bridges, host bridges among them.
-const BRIDGE: u32 = 0x06;
-/// Vendor of the hubs that each USB controller has itself (the Linux Foundation).
-const ROOT_HUB: &str = "1d6b";
+/// Classes of PCI bridges that belong to the host: to its CPU, to ISA, and to other PCI devices. Other bridges may be any
+/// device.
+const BRIDGES: [u32; 3] = [0x0600, 0x0601, 0x0604];
+/// Vendor and products of the hubs that each USB controller has itself, of USB 1, 2 and 3. Linux makes other devices of this
+/// vendor (the Linux Foundation), which are none.
+const ROOT_HUB_VENDOR: &str = "1d6b";
+const ROOT_HUBS: [&str; 3] = ["0001", "0002", "0003"];
 
 /// Whether a device of this name may be one that a guest can be given, as far as its name tells.
 pub(super) fn may_be_one(name: &str) -> bool {
@@ -38,7 +41,7 @@ fn pci(name: &str, capability: &Element) -> Option<HostDevice> {
     let class = capability.text_at(&["class"]).and_then(|class| hexadecimal(&class));
     let inner =
         |kind: &'static str| capability.all("capability").find(move |inner| inner.attribute("type") == Some(kind));
-    if class.is_some_and(|class| class >> 16 == BRIDGE) || inner("pci-bridge").is_some() {
+    if class.is_some_and(|class| BRIDGES.contains(&(class >> 8))) || inner("pci-bridge").is_some() {
         return None;
     }
     let part = |part: &str| capability.text_at(&[part])?.trim().parse::<u32>().ok();
@@ -65,8 +68,9 @@ fn pci(name: &str, capability: &Element) -> Option<HostDevice> {
 
 fn usb(name: &str, capability: &Element) -> Option<HostDevice> {
     let part = |part: &str| capability.text_at(&[part])?.trim().parse::<u32>().ok();
-    let vendor_id = id(capability, "vendor");
-    if vendor_id.as_deref() == Some(ROOT_HUB) {
+    let (vendor_id, product_id) = (id(capability, "vendor"), id(capability, "product"));
+    let is_root_hub = product_id.as_deref().is_some_and(|product| ROOT_HUBS.contains(&product));
+    if is_root_hub && vendor_id.as_deref() == Some(ROOT_HUB_VENDOR) {
         return None;
     }
     Some(HostDevice {
@@ -74,7 +78,7 @@ fn usb(name: &str, capability: &Element) -> Option<HostDevice> {
         bus: DeviceBus::USB,
         address: format!("{}:{}", part("bus")?, part("device")?),
         vendor_id,
-        product_id: id(capability, "product"),
+        product_id,
         description: description(capability),
         ..Default::default()
     })
@@ -171,6 +175,22 @@ mod tests {
     }
 
     #[test]
+    fn bridges_are_the_hosts_and_what_calls_itself_another_one_is_not() {
+        let of = |class: &str, rest: &str| {
+            let address = "<domain>0</domain><bus>0</bus><slot>5</slot><function>0</function>";
+            device(
+                "pci_0000_00_05_0",
+                &format!("<capability type='pci'><class>{class}</class>{address}{rest}</capability>"),
+            )
+        };
+        for class in ["0x060000", "0x060100", "0x060400", "0x060401"] {
+            assert_eq!(of(class, ""), None, "{class}");
+        }
+        assert_eq!(of("0x060900", "<capability type='pci-bridge'/>"), None);
+        assert!(of("0x068000", "").is_some());
+    }
+
+    #[test]
     fn a_graphics_card_and_what_it_is_cut_into() {
         let card = device(
             "pci_0000_00_02_0",
@@ -195,16 +215,19 @@ mod tests {
 
     #[test]
     fn usb_devices_but_no_root_hubs() {
-        let usb = |vendor: &str| {
+        let usb = |vendor: &str, product: &str| {
             format!(
-                "<capability type='usb_device'><bus>1</bus><device>4</device><product id='0x0407'>YubiKey</product>\
+                "<capability type='usb_device'><bus>1</bus><device>4</device><product id='{product}'>YubiKey</product>\
                  <vendor id='{vendor}'>Yubico.com</vendor></capability>"
             )
         };
-        let key = device("usb_1_4", &usb("0x1050")).unwrap();
+        let key = device("usb_1_4", &usb("0x1050", "0x0002")).unwrap();
         assert_eq!((key.bus, key.address.as_str()), (DeviceBus::USB, "1:4"));
         assert_eq!(key.description.as_deref(), Some("Yubico.com YubiKey"));
-        assert_eq!(device("usb_usb1", &usb("0x1d6b")), None);
+        for product in ["0x0001", "0x0002", "0x0003"] {
+            assert_eq!(device("usb_usb1", &usb("0x1d6b", product)), None);
+        }
+        assert!(device("usb_1_5", &usb("0x1d6b", "0x0104")).is_some(), "a composite gadget");
         let interface = "<capability type='usb'><number>0</number><class>3</class></capability>";
         assert_eq!(device("usb_1_4_1_0", interface), None);
     }
