@@ -9,6 +9,10 @@ use kubevmm_api::requirements::Requirements;
 use crate::cache::State;
 use crate::protocol::{Candidates, ExtenderFilterResult, Messages, Name, NodeList, node_name};
 
+/// kube-scheduler writes each different message into the pod's condition. Of more nodes than a person reads, the reason is
+/// told alone.
+const IN_WORDS: usize = 50;
+
 /// Of an ordinary pod: all of them.
 pub fn all(candidates: Candidates<'_>) -> ExtenderFilterResult<'_> {
     match candidates {
@@ -56,7 +60,8 @@ pub fn filter<'a>(
 fn refuse<'a>(answer: &mut ExtenderFilterResult<'a>, node: Cow<'a, str>, refusal: Refusal) {
     let Messages(list) =
         if refusal.resolvable { &mut answer.failed_nodes } else { &mut answer.failed_and_unresolvable_nodes };
-    list.push((node, refusal.message));
+    let message = if list.len() < IN_WORDS { refusal.message } else { refusal.reason().to_owned() };
+    list.push((node, message));
 }
 
 /// The answer when there is none.

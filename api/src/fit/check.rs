@@ -42,7 +42,7 @@ fn ready<'a>(host: &HostFacts<'a>) -> Result<&'a Offer, Refusal> {
         return Err(Refusal::lasting(Why::Silent, "its executor does not answer: bring the host back"));
     }
     if offer.maintenance {
-        let message = "it is in maintenance: virtctl node uncordon, or spec.maintenance: false of its Hypervisor";
+        let message = "it is in maintenance: an administrator can set spec.maintenance of its Hypervisor to false";
         return Err(Refusal::lasting(Why::Maintenance, message));
     }
     Ok(offer)
@@ -79,8 +79,10 @@ fn has(sorted: &[String], wanted: &str) -> bool {
 fn cpu(needs: &Requirements, offer: &Offer) -> Result<(), Refusal> {
     if let Some(model) = &needs.cpu_model {
         let cpu = &told(offer, Why::Cpu, &format!("the CPU model {model}"))?.cpu;
-        if cpu.model.as_ref() != Some(model) && !has(&cpu.models, model) {
-            let is = cpu.model.as_ref().map(|own| format!(" (it is a {own})")).unwrap_or_default();
+        // The model that is nearest to the host's CPU may be one that it lacks something of.
+        let is_own = cpu.models.is_empty() && cpu.model.as_ref() == Some(model);
+        if !is_own && !has(&cpu.models, model) {
+            let is = cpu.model.as_ref().map(|own| format!(" (it is nearest to a {own})")).unwrap_or_default();
             let message = format!(
                 "its CPU cannot be a {model}{is}: choose a model that status.capabilities.cpu.models of a Hypervisor lists"
             );

@@ -79,7 +79,7 @@ fn a_host_must_be_ready_alive_and_not_in_maintenance() {
         (
             of(Some(&kept)),
             Why::Maintenance,
-            "it is in maintenance: virtctl node uncordon, or spec.maintenance: false of its Hypervisor",
+            "it is in maintenance: an administrator can set spec.maintenance of its Hypervisor to false",
         ),
     ] {
         let refusal = check(&nothing, &host).unwrap_err();
@@ -108,9 +108,11 @@ fn kvm_is_a_fact_of_the_host() {
 
 #[test]
 fn the_cpu_is_one_that_the_host_can_be() {
-    for model in ["Haswell", "Skylake"] {
-        accepts(&format!("cpuModel: {model}"), HAS);
-    }
+    accepts("cpuModel: Haswell", HAS);
+    accepts("cpuModel: Skylake", "capabilities: {cpu: {model: Skylake}}");
+    let nearest = "its CPU cannot be a Skylake (it is nearest to a Skylake): choose a model that status.capabilities.cpu.models of a \
+                   Hypervisor lists";
+    refuses("cpuModel: Skylake", HAS, "NoHostWithCPU", nearest);
     accepts("cpuFeatures: [sse, avx]", HAS);
     accepts("cpuFeatures: [amx]", "capabilities: {cpu: {}}");
     accepts("cpuFeatures: [amx]", "");
@@ -118,7 +120,7 @@ fn the_cpu_is_one_that_the_host_can_be() {
         "cpuModel: EPYC",
         HAS,
         "NoHostWithCPU",
-        "its CPU cannot be a EPYC (it is a Skylake): choose a model that status.capabilities.cpu.models of a Hypervisor lists",
+        "its CPU cannot be a EPYC (it is nearest to a Skylake): choose a model that status.capabilities.cpu.models of a Hypervisor lists",
     );
     refuses(
         "cpuModel: EPYC",
