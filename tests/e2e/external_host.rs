@@ -165,9 +165,10 @@ fn an_external_host_that_is_gone_comes_back(space: &Space) -> Result<()> {
         external.host.boot()?;
         external.host.libvirt_answers()?;
         external.start()?;
-        gone?;
+        let late = gone?;
         external.is_ready()?;
         vm.is_ready()?;
+        late.is_ready()?;
         let now = vm.get()?["status"]["placement"].clone();
         ensure!(now["podUID"] == placed["podUID"] && now["epoch"] == placed["epoch"], "{placed} became {now}");
         ensure!(space.cluster.instances(&vm.uuid()?) == 0, "it runs on a node");
@@ -175,17 +176,22 @@ fn an_external_host_that_is_gone_comes_back(space: &Space) -> Result<()> {
     })
 }
 
-fn shows_unknown(space: &Space, vm: &Vm, pod: &str) -> Result<()> {
+/// What is there shows that it is not known, and nothing new is bound to the host: the VM that waits for it.
+fn shows_unknown(space: &Space, vm: &Vm, pod: &str) -> Result<Vm> {
     vm.condition("Ready", "Unknown", "HostLost")?;
     let what = "is not known to be ready";
     space
         .api()
         .wait(api::NODE, "", EXTERNAL_HOST, what, within(60), |node| api::condition(node, "Ready").0 == "Unknown")?;
+    let late = space.blank("late").with(&there("")).apply()?;
+    late.condition("Scheduled", "False", "")?;
     // Longer than the pods of others live on a node that is away.
     all_the_time("nothing is started elsewhere", within(15), || {
         let Some(there) = space.get(api::POD, pod)? else { bail!("the placement pod is gone") };
         ensure!(there["metadata"]["deletionTimestamp"].is_null(), "the placement pod is deleted");
         ensure!(space.cluster.instances(&vm.uuid()?) == 0, "it runs on a node");
+        ensure!(late.get()?["status"]["nodeName"].is_null(), "a VM is placed on a host that is gone");
         Ok(())
-    })
+    })?;
+    Ok(late)
 }

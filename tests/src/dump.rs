@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::cluster::{Cluster, SYSTEM, work_tree};
+use crate::external::EXTERNAL_HOST;
 
 const KINDS: &str = "vm,vmd,vmimg,vmnet,pods,events.events.k8s.io";
 const CLUSTER_KINDS: &str = "hv,cvmimg,cvmnet,vmpool,vmclass,nodes";
@@ -34,6 +35,8 @@ pub fn write(cluster: &Cluster, story: &str, namespace: &str, error: &str) -> Pa
         let before = kubectl(&["-n", SYSTEM, "logs", &pod, "--previous", "--tail=500", "--request-timeout=5s"]);
         save(&directory, &format!("{file}.previous"), before);
     }
+    let external = cluster.lab.options().dir.join(EXTERNAL_HOST).join("log/executor.log");
+    save(&directory, &format!("{EXTERNAL_HOST}-executor.log"), fs::read_to_string(external).unwrap_or_default());
     for host in cluster.libvirt_hosts() {
         let mut text = String::new();
         for verb in [["list", "--all"], ["net-list", "--all"], ["pool-list", "--all"]] {
