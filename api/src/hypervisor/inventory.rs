@@ -129,6 +129,10 @@ pub struct HostDevice {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub mdev_types: Vec<String>,
+    /// Name of the running domain that has it, where that is one without a placement pod: a foreign one, an orphan, or that
+    /// of a VM that is only observed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_by: Option<String>,
 }
 
 /// What VMs can be promised on a host.

@@ -37,6 +37,40 @@ pub(super) fn read(xml: &str) -> Option<HostDevice> {
     })
 }
 
+/// Where a device is: its bus and its address, in the words of [`HostDevice`].
+pub(super) type Place = (DeviceBus, String);
+
+/// The host's devices that a running domain has been given, out of its document. Of a USB device that is named by what it
+/// is, libvirt adds where it has found it.
+pub(super) fn held(domain: &str) -> BTreeSet<Place> {
+    let Ok(Tree { root, .. }) = Tree::from_xml(domain) else { return BTreeSet::new() };
+    let Some(devices) = root.find("devices") else { return BTreeSet::new() };
+    let place = |device: &Element| {
+        let address = device.at(&["source", "address"])?;
+        let part = |part: &str| {
+            let text = address.attribute(part)?.trim();
+            if text.starts_with("0x") { hexadecimal(text) } else { text.parse().ok() }
+        };
+        let pci =
+            || Some((DeviceBus::PCI, pci_address(part("domain")?, part("bus")?, part("slot")?, part("function")?)));
+        match (device.name(), device.attribute("type")?) {
+            ("hostdev", "pci") | ("interface", "hostdev") | ("disk", "nvme") => pci(),
+            ("hostdev", "usb") => Some((DeviceBus::USB, usb_address(part("bus")?, part("device")?))),
+            ("hostdev", "mdev") => Some((DeviceBus::MDEV, bounded(address.attribute("uuid")?)?)),
+            _ => None,
+        }
+    };
+    devices.elements().filter_map(place).collect()
+}
+
+fn pci_address(domain: u32, bus: u32, slot: u32, function: u32) -> String {
+    format!("{domain:04x}:{bus:02x}:{slot:02x}.{function:x}")
+}
+
+fn usb_address(bus: u32, device: u32) -> String {
+    format!("{bus}:{device}")
+}
+
 fn pci(name: &str, capability: &Element) -> Option<HostDevice> {
     let class = capability.text_at(&["class"]).and_then(|class| hexadecimal(&class));
     let inner =
@@ -45,7 +79,7 @@ fn pci(name: &str, capability: &Element) -> Option<HostDevice> {
         return None;
     }
     let part = |part: &str| capability.text_at(&[part])?.trim().parse::<u32>().ok();
-    let address = format!("{:04x}:{:02x}:{:02x}.{:x}", part("domain")?, part("bus")?, part("slot")?, part("function")?);
+    let address = pci_address(part("domain")?, part("bus")?, part("slot")?, part("function")?);
     let functions = inner("virt_functions").and_then(|inner| inner.attribute("maxCount")?.parse().ok());
     let physical = inner("phys_function").and_then(|inner| inner.find("address")).and_then(|address| {
         let part = |part: &str| hexadecimal(address.attribute(part)?);
@@ -63,6 +97,7 @@ fn pci(name: &str, capability: &Element) -> Option<HostDevice> {
         max_virtual_functions: functions,
         parent: physical,
         mdev_types: types(inner("mdev_types")),
+        used_by: None,
     })
 }
 
@@ -76,7 +111,7 @@ fn usb(name: &str, capability: &Element) -> Option<HostDevice> {
     Some(HostDevice {
         name: name.to_owned(),
         bus: DeviceBus::USB,
-        address: format!("{}:{}", part("bus")?, part("device")?),
+        address: usb_address(part("bus")?, part("device")?),
         vendor_id,
         product_id,
         description: description(capability),
@@ -230,6 +265,28 @@ mod tests {
         assert!(device("usb_1_5", &usb("0x1d6b", "0x0104")).is_some(), "a composite gadget");
         let interface = "<capability type='usb'><number>0</number><class>3</class></capability>";
         assert_eq!(device("usb_1_4_1_0", interface), None);
+    }
+
+    #[test]
+    fn what_a_running_domain_has() {
+        let pci =
+            |bus: &str| format!("<source><address domain='0x0000' bus='{bus}' slot='0x02' function='0x1'/></source>");
+        let domain = format!(
+            "<domain type='kvm'><devices><hostdev mode='subsystem' type='pci'>{}</hostdev>\
+             <interface type='hostdev'>{}</interface><disk type='nvme' device='disk'>{}</disk>\
+             <hostdev mode='subsystem' type='usb'><source><vendor id='0x1050'/><product id='0x0407'/>\
+             <address bus='1' device='4'/></source></hostdev><hostdev mode='subsystem' type='mdev'><source>\
+             <address uuid='4b20d080-1b54-4048-85b3-a6a62d165c01'/></source></hostdev><interface type='network'/>\
+             <hostdev mode='subsystem' type='usb'><source/></hostdev></devices></domain>",
+            pci("0x41"),
+            pci("0x42"),
+            pci("0x43")
+        );
+        let pci = ["0000:41:02.1", "0000:42:02.1", "0000:43:02.1"].map(|address| (DeviceBus::PCI, address.to_owned()));
+        let others = [(DeviceBus::USB, "1:4"), (DeviceBus::MDEV, "4b20d080-1b54-4048-85b3-a6a62d165c01")];
+        let others = others.map(|(bus, address)| (bus, address.to_owned()));
+        assert_eq!(held(&domain), pci.into_iter().chain(others).collect());
+        assert!(held("no xml").is_empty() && held("<domain/>").is_empty());
     }
 
     #[test]

@@ -11,20 +11,21 @@ use kubevmm_analyser::mark::{MARK_NAMESPACE, Mark};
 use kubevmm_api::VirtualMachine;
 use kubevmm_api::condition::{self, Wanted};
 use kubevmm_api::hypervisor::{DomainMark, HostDomain, HostUsage};
-use kubevmm_api::vm::Management;
+use kubevmm_api::vm::{DomainState, Management};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::devices::Place;
 use super::status::{Domains, HostFacts, accelerator};
-use super::usage::{Found, Size, used};
-use super::{offers, take_up};
+use super::usage::{Found, Size, held, used};
+use super::{devices, offers, take_up};
 use crate::Error;
 use crate::api::limited;
 use crate::host::Context;
 use crate::kvm::{self, KvmProbe};
 use crate::lease::Session;
-use crate::libvirt::{Connection, Domain, DomainEvent, DomainFilter, Event, Impact, Lifecycle};
+use crate::libvirt::{Connection, Domain, DomainEvent, DomainFilter, Event, Impact, Lifecycle, XmlOptions};
 
 /// The pause after something that failed.
 const RETRY: Duration = Duration::from_secs(2);
@@ -133,6 +134,11 @@ impl Inventory {
             Ok(Event::Domain { domain, event: DomainEvent::Lifecycle(kind) }) if changes_inventory(*kind) => {
                 self.to_look_at.insert(domain.uuid);
             }
+            // They come and go without it, too.
+            Ok(Event::Domain {
+                domain,
+                event: DomainEvent::DeviceAdded { alias } | DomainEvent::DeviceRemoved { alias },
+            }) if may_be_hosts(alias) => drop(self.to_look_at.insert(domain.uuid)),
             Ok(Event::Domain { domain, event: DomainEvent::MetadataChange { namespace } })
                 if namespace.as_deref() == Some(MARK_NAMESPACE) =>
             {
@@ -209,13 +215,18 @@ impl Inventory {
             domains: self.domains.values().map(|found| found.domain.clone()).collect(),
             used: used(self.domains.values()),
             unmanaged: unmanaged.clone(),
+            held: held(self.without_placement()),
         });
         self.reported = Some(Reported { session, domains: self.domains.clone(), unmanaged, at: now });
     }
 
     /// What running domains have that have no placement pod.
     fn unmanaged(&self) -> HostUsage {
-        used(self.domains.values().filter(|found| !self.has_placement(&found.domain)))
+        used(self.without_placement())
+    }
+
+    fn without_placement(&self) -> impl Iterator<Item = &Found> {
+        self.domains.values().filter(|found| !self.has_placement(&found.domain))
     }
 
     /// Whether a domain is one of a VM that runs by a placement pod, as those do that are managed.
@@ -293,7 +304,7 @@ impl Inventory {
                     let domains = &hypervisor.status.as_ref()?.domains;
                     let domain = domains.iter().find(|domain| domain.uuid == uuid.to_string())?.clone();
                     // What it has been given is not written.
-                    Some(Found { domain, size: Size::default() })
+                    Some(Found { domain, size: Size::default(), devices: BTreeSet::new() })
                 };
                 let known = self.domains.get(&uuid).cloned().or_else(written).ok_or(error)?;
                 tracing::warn!(
@@ -347,6 +358,11 @@ fn is_uid(vm: &VirtualMachine, uid: &str) -> bool {
     vm.metadata.uid.as_deref() == Some(uid)
 }
 
+/// Whether an alias may be that of a device of the host: libvirt's own say it, users' begin with `ua-`.
+fn may_be_hosts(alias: &str) -> bool {
+    alias.starts_with("hostdev") || alias.starts_with("ua-")
+}
+
 fn changes_inventory(kind: Lifecycle) -> bool {
     // What follows a Shutdown is a Stopped.
     !matches!(kind, Lifecycle::Shutdown(_))
@@ -356,12 +372,29 @@ async fn find(domain: Domain) -> (Uuid, Result<Found, Error>) {
     let found = async {
         let (info, mark) = (domain.info().await?, mark(&domain).await?);
         let (uuid, name) = (domain.uuid().to_string(), domain.name().to_owned());
+        let devices = match DomainState::from(info.state).is_active() {
+            true => held_devices(&domain).await?,
+            false => BTreeSet::new(),
+        };
         Ok(Found {
             domain: HostDomain { uuid, name, state: info.state.into(), mark, orphan: false },
             size: Size { vcpus: info.vcpus, memory_bytes: info.max_memory_bytes },
+            devices,
         })
     };
     (domain.uuid(), found.await)
+}
+
+/// The host's devices that a running domain has; none where libvirt does not tell, for that must not hide the domain.
+async fn held_devices(domain: &Domain) -> Result<BTreeSet<Place>, Error> {
+    match domain.xml(XmlOptions::default()).await {
+        Ok(xml) => Ok(devices::held(&xml)),
+        Err(error) if error.is_not_found() || error.is_connection_lost() => Err(error.into()),
+        Err(error) => {
+            tracing::warn!(domain = domain.name(), %error, "libvirt does not tell which devices a domain has");
+            Ok(BTreeSet::new())
+        }
+    }
 }
 
 /// The mark of this project; one that cannot be read is somebody else's.
@@ -412,7 +445,7 @@ pub async fn forward_events(mut events: crate::libvirt::Events, to: tokio::sync:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kubevmm_api::vm::DomainState;
+    use kubevmm_api::hypervisor::DeviceBus;
 
     fn domain(number: u128, state: DomainState, marked: bool) -> (Uuid, Found) {
         let uuid = Uuid::from_u128(number);
@@ -424,7 +457,7 @@ mod tests {
             epoch: 1,
         });
         let domain = HostDomain { uuid: uuid.to_string(), name: "d".into(), state, mark, orphan: false };
-        (uuid, Found { domain, size: Size { vcpus: 1, memory_bytes: 1 << 30 } })
+        (uuid, Found { domain, size: Size { vcpus: 1, memory_bytes: 1 << 30 }, devices: BTreeSet::new() })
     }
 
     #[tokio::test(start_paused = true)]
@@ -443,6 +476,9 @@ mod tests {
         assert!(will_do("s", &foreign, now + FOREIGN_PAUSE / 2));
         assert!(!will_do("s", &foreign, now + FOREIGN_PAUSE));
         let mut grown = told.clone();
+        let mut given = told.clone();
+        given.get_mut(&Uuid::from_u128(2)).unwrap().devices.insert((DeviceBus::USB, "1:4".into()));
+        assert_eq!(reported.due(&given, &unmanaged(&given)), Some(now + FOREIGN_PAUSE), "it has a device now");
         grown.get_mut(&Uuid::from_u128(1)).unwrap().size.vcpus = 2;
         assert!(!will_do("s", &grown, now), "it counts for more");
         assert!(

@@ -1,5 +1,7 @@
 //! The Hypervisor's status as a pure function of what was found.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kubevmm_api::common::Accelerator;
 use kubevmm_api::condition::Wanted;
@@ -10,6 +12,7 @@ use kubevmm_api::hypervisor::{
 use kubevmm_api::{HypervisorSpec, HypervisorStatus, Quantity};
 
 use super::capabilities::Offers;
+use super::devices::Place;
 use super::usage;
 use crate::kvm::KvmProbe;
 
@@ -51,6 +54,8 @@ pub struct Domains {
     pub used: HostUsage,
     /// Of it, what those have that have no placement pod.
     pub unmanaged: HostUsage,
+    /// Which of those has which of the host's devices.
+    pub held: BTreeMap<Place, String>,
 }
 
 /// What libvirt says of itself and of the host.
@@ -109,10 +114,15 @@ pub(super) fn merged(
     }
     if let Some((devices, unread)) = &pieces.devices {
         status.devices = listed_devices(devices);
+        // Until the domains have been read, what was found of them before stays.
+        for device in &mut status.devices {
+            let known = before.devices.iter().find(|known| known.name == device.name);
+            device.used_by = known.and_then(|known| known.used_by.clone());
+        }
         status.unlisted_device_count =
             written(devices.len() + unread - status.devices.len()).filter(|count| *count > 0);
     }
-    if let Some(Domains { session, domains, used, unmanaged }) = &pieces.domains {
+    if let Some(Domains { session, domains, used, unmanaged, held }) = &pieces.domains {
         let count = |which: fn(&HostDomain) -> bool| domains.iter().filter(|domain| which(domain)).count();
         let foreign = count(|domain| domain.mark.is_none());
         status.session = Some(session.clone());
@@ -122,6 +132,9 @@ pub(super) fn merged(
         status.foreign_count = written(foreign);
         status.unlisted_count = written(domains.len() - status.domains.len()).filter(|count| *count > 0);
         (status.used, status.unmanaged) = (Some(used.clone()), Some(unmanaged.clone()));
+        for device in &mut status.devices {
+            device.used_by = held.get(&(device.bus, device.address.clone())).cloned();
+        }
     }
     status.allocatable = usage::allocatable(spec, &status);
     status.usage = usage::in_words(&status);
@@ -199,7 +212,7 @@ mod tests {
 
     fn piece(session: &str, domains: Vec<HostDomain>) -> Domains {
         let usage = |vcpus| HostUsage { domains: 1, vcpus, memory: Quantity::from_bytes(1 << 30) };
-        Domains { session: session.into(), domains, used: usage(3), unmanaged: usage(1) }
+        Domains { session: session.into(), domains, used: usage(3), unmanaged: usage(1), held: BTreeMap::new() }
     }
 
     fn over_nothing(pieces: &Pieces) -> HypervisorStatus {
@@ -307,6 +320,24 @@ mod tests {
         assert_eq!((names.len(), names[0], names[511]), (512, "mdev_1", "usb_1_4"));
         assert!(names.is_sorted());
         assert_eq!(after.unlisted_device_count, Some(490));
+    }
+
+    #[test]
+    fn a_device_tells_which_foreign_domain_has_it() {
+        let device = |address: &str| HostDevice { name: address.into(), address: address.into(), ..Default::default() };
+        let found = Some((vec![device("0000:03:00.0"), device("0000:04:00.0")], 0));
+        let mut domains = piece("s", vec![foreign("a")]);
+        domains.held.insert((DeviceBus::PCI, "0000:04:00.0".into()), "other".into());
+        let pieces = Pieces { devices: found.clone(), domains: Some(domains), ..Default::default() };
+        let after = over_nothing(&pieces);
+        let users = |status: &HypervisorStatus| status.devices.iter().map(|it| it.used_by.clone()).collect::<Vec<_>>();
+        assert_eq!(users(&after), [None, Some("other".to_owned())]);
+
+        let over = |pieces| merged(&HypervisorSpec::default(), &after, &pieces, Some(1), &at(2));
+        let started_anew = over(Pieces { devices: found, ..Default::default() });
+        assert_eq!(users(&started_anew), users(&after), "the domains are not known yet");
+        let let_go = over(Pieces { domains: Some(piece("t", vec![foreign("a")])), ..Default::default() });
+        assert_eq!(users(&let_go), [None, None]);
     }
 
     #[test]

@@ -1,9 +1,13 @@
 //! How full the host is: what VMs can be promised, and what running domains have. Pure.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use kubevmm_api::hypervisor::{HostDomain, HostResources, HostUsage, UsageInWords};
 use kubevmm_api::{HypervisorSpec, HypervisorStatus, Quantity, overhead};
 
-/// What a domain has been given.
+use super::devices::Place;
+
+/// What a domain has been given of CPU and memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Size {
     /// Its virtual CPUs.
@@ -17,8 +21,10 @@ pub(super) struct Size {
 pub(super) struct Found {
     /// What is reported of it.
     pub domain: HostDomain,
-    /// What it has been given.
+    /// What it has been given of CPU and memory.
     pub size: Size,
+    /// The host's devices that it has while it runs.
+    pub devices: BTreeSet<Place>,
 }
 
 /// What those of the domains have that run.
@@ -33,6 +39,12 @@ pub(super) fn used<'a>(domains: impl Iterator<Item = &'a Found>) -> HostUsage {
     }
     usage.memory = Quantity::from_bytes(memory);
     usage
+}
+
+/// Who has which of the host's devices, by the names of the domains.
+pub(super) fn held<'a>(domains: impl Iterator<Item = &'a Found>) -> BTreeMap<Place, String> {
+    let running = domains.filter(|found| found.domain.state.is_active());
+    running.flat_map(|found| found.devices.iter().map(|place| (place.clone(), found.domain.name.clone()))).collect()
 }
 
 /// What VMs can be promised; `None` until the host's size is known.
@@ -85,7 +97,7 @@ mod tests {
 
     fn found(state: DomainState, vcpus: u32, memory_bytes: u64) -> Found {
         let domain = HostDomain { uuid: "u".into(), name: "d".into(), state, mark: None, orphan: false };
-        Found { domain, size: Size { vcpus, memory_bytes } }
+        Found { domain, size: Size { vcpus, memory_bytes }, devices: BTreeSet::new() }
     }
 
     fn spec(yaml: &str) -> HypervisorSpec {
