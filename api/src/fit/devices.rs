@@ -15,7 +15,10 @@ pub(super) fn check(needs: &Requirements, claims: OnHost<'_>, offer: &Offer) -> 
     if needs.devices.is_empty() {
         return Ok(());
     }
-    let mut given: HashMap<usize, Owner<'_>> = HashMap::new();
+    // A domain that was imported has its devices already, and is the VM itself.
+    let foreign = |index: usize| used_by(offer, index).filter(|_| needs.home.is_none());
+    let held = (0..offer.devices.len()).filter_map(|index| Some((index, Some(foreign(index)?))));
+    let mut given: HashMap<usize, Owner<'_>> = held.collect();
     for claim in claims.devices() {
         for device in by_address_first(&claim.devices) {
             give(offer, device, Some(claim.vm.as_str()), &mut given);
@@ -26,12 +29,25 @@ pub(super) fn check(needs: &Requirements, claims: OnHost<'_>, offer: &Offer) -> 
         if all.is_empty() {
             return Err(missing(offer, device));
         }
+        let domains: Option<Vec<&str>> = all.iter().map(|index| foreign(*index)).collect();
+        if let Some(domain) = domains.as_ref().and_then(|domains| domains.first()) {
+            let message = format!(
+                "the domain {domain} of the host has its {}: shut that domain down, or use another device",
+                called(device)
+            );
+            return Err(Refusal::lasting(Why::Device, message));
+        }
         if !give(offer, device, None, &mut given) {
             let holder = all.iter().find_map(|index| holder(offer, *index, &given).flatten());
             return Err(taken(device, holder));
         }
     }
     Ok(())
+}
+
+/// The domain without a placement pod that has the device.
+fn used_by(offer: &Offer, index: usize) -> Option<&str> {
+    offer.devices.get(index)?.used_by.as_deref()
 }
 
 /// A device that is named by what it is takes what those that are named by their place leave.

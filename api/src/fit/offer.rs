@@ -238,6 +238,7 @@ fn needed_of_device(device: &HostDevice) -> HostDevice {
         vendor_id: device.vendor_id.clone(),
         product_id: device.product_id.clone(),
         iommu_group: device.iommu_group,
+        used_by: device.used_by.clone(),
         ..HostDevice::default()
     }
 }

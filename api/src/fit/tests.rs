@@ -256,6 +256,13 @@ fn each_device_is_there() {
         "NoHostWithDevice",
         "the VM asks for the USB device 1D6B:0002 more often than it is there: remove one from the VM",
     );
+    let foreign = "capabilities: {cpu: {}}, devices: [{name: d, bus: USB, address: '1:9', vendorID: '1111', productID: \
+                   '2222', usedBy: win}]";
+    let dongle = "devices: [{bus: USB, vendorID: '1111', productID: '2222'}]";
+    let message =
+        "the domain win of the host has its USB device 1111:2222: shut that domain down, or use another device";
+    refuses(dongle, foreign, "NoHostWithDevice", message);
+    accepts(&format!("home: a, {dongle}"), foreign);
     let other = "devices: [{bus: PCI, address: '0000:04:00.0'}]";
     let called = "PCI device 0000:04:00.0";
     refuses(
