@@ -306,7 +306,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
     }
     let node_ended = async {
         match &external {
-            Some(external) => node::run(context.clone(), external.host.clone()).await,
+            Some(external) => node::run(context.clone(), external.host.clone(), session.clone()).await,
             None => pending().await,
         }
     };

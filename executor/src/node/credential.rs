@@ -96,10 +96,16 @@ impl Credential {
             tokio::time::sleep(left.min(LOOK)).await;
         }
         loop {
-            match self.ask(client, &there).await {
-                Ok(()) => return Ok(()),
+            let left = Duration::try_from(validity.until.duration_since(Timestamp::now())).unwrap_or_default();
+            match tokio::time::timeout(left, self.ask(client, &there)).await {
+                Ok(Ok(())) => return Ok(()),
                 // What is there still works: a restart would not help.
-                Err(error) => tracing::warn!(%error, until = %validity.until, "the node credential is not renewed"),
+                Ok(Err(error)) => tracing::warn!(%error, until = %validity.until, "the node credential is not renewed"),
+                // Nobody listens to an expired one: what begins anew asks with the bootstrap credential, if there is one.
+                Err(_) => {
+                    tracing::warn!(until = %validity.until, "the node credential has expired");
+                    return Ok(());
+                }
             }
             self.forget_key()?;
             let left = Duration::try_from(validity.until.duration_since(Timestamp::now())).unwrap_or_default();

@@ -19,7 +19,7 @@ pub fn info(server: &str) -> NodeSystemInfo {
         container_runtime_version: concat!("kubevmm://", env!("CARGO_PKG_VERSION")).to_owned(),
         kernel_version: kernel,
         kubelet_version: format!(
-            "{}+kubevmm-{}",
+            "{}{VERSION_MARK}{}",
             server.split('+').next().unwrap_or(server),
             env!("CARGO_PKG_VERSION")
         ),
@@ -30,6 +30,9 @@ pub fn info(server: &str) -> NodeSystemInfo {
         ..NodeSystemInfo::default()
     }
 }
+
+/// What the version in the place of a kubelet's has: the Node is an executor's.
+pub const VERSION_MARK: &str = "+kubevmm-";
 
 /// Kubernetes' name of this machine's architecture.
 pub fn architecture() -> &'static str {

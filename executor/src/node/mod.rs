@@ -30,6 +30,7 @@ use tokio::net::{UdpSocket, lookup_host};
 use crate::Error;
 use crate::api::{is_conflict, limited};
 use crate::host::Context;
+use crate::lease::Session;
 use status::Host;
 
 /// The pause after a request that failed.
@@ -73,9 +74,13 @@ pub fn named(name: String) -> Result<String, Error> {
     if name.len() <= 253 && name.split('.').all(label) { Ok(name) } else { Err(Error::NodeName { name }) }
 }
 
-/// Whether an executor has made this Node.
+/// Whether an executor has made this Node, and no kubelet has taken it over since: labels stay, the version is the last
+/// one's.
 fn is_external(node: &Node) -> bool {
-    node.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(EXTERNAL))
+    let labelled = node.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(EXTERNAL));
+    let info = node.status.as_ref().and_then(|status| status.node_info.as_ref());
+    let version = info.map(|info| info.kubelet_version.as_str()).unwrap_or_default();
+    labelled && (version.is_empty() || version.contains(machine::VERSION_MARK))
 }
 
 /// What goes with the Node.
@@ -94,12 +99,17 @@ pub fn owner(node: &Node) -> OwnerReference {
 ///
 /// # Errors
 /// [`Error::NodeTaken`].
-pub async fn run(context: Context, host: Host) -> Result<(), Error> {
+pub async fn run(context: Context, host: Host, session: Session) -> Result<(), Error> {
+    let mut sessions = session.subscribe();
     let (mut nodes, mut hypervisors) = (context.store.nodes.changes(), context.store.hypervisors.changes());
     let api = Api::<Node>::all(context.client.clone());
     loop {
         let written = match context.store.nodes.get_cluster(&host.name) {
-            Some(node) if is_external(&node) => write(&api, &context, &host, &node).await,
+            Some(node) if is_external(&node) => {
+                // Without a Lease, Kubernetes says of the Node that nothing is known: two voices would never end.
+                let speaks = session.current().is_some();
+                write(&api, &context, &host, &node, speaks).await
+            }
             Some(_) => return Err(Error::NodeTaken { name: host.name }),
             // Deleted, while this host goes on.
             None => register(&context.client, &host).await.map(drop),
@@ -110,15 +120,16 @@ pub async fn run(context: Context, host: Host) -> Result<(), Error> {
         tokio::select! {
             _ = nodes.changed() => {}
             _ = hypervisors.changed() => {}
+            _ = sessions.changed() => {}
             () = tokio::time::sleep(RETRY), if written.is_err() => {}
         }
     }
 }
 
-async fn write(api: &Api<Node>, context: &Context, host: &Host, node: &Node) -> Result<(), Error> {
+async fn write(api: &Api<Node>, context: &Context, host: &Host, node: &Node, speaks: bool) -> Result<(), Error> {
     let hypervisor = context.store.hypervisors.get_cluster(&host.name);
     let before = node.status.clone().unwrap_or_default();
-    let Some(patch) = status::patch(host, hypervisor.as_deref(), &before, &now()) else { return Ok(()) };
+    let Some(patch) = status::patch(host, hypervisor.as_deref(), &before, &now(), speaks) else { return Ok(()) };
     let params = PatchParams::default();
     limited(API_TIMEOUT, api.patch_status(&host.name, &params, &Patch::Strategic(&patch))).await.map(drop)
 }
@@ -154,6 +165,20 @@ pub async fn own_address(server: &http::Uri) -> Result<IpAddr, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_that_a_kubelet_has_taken_over_is_the_kubelets() {
+        let node = |label: &str, version: &str| -> Node {
+            serde_yaml_ng::from_str(&format!(
+                "{{metadata: {{name: n, labels: {{{label}: 'true'}}}}, status: {{nodeInfo: {{architecture: a, bootID: b, \
+                 containerRuntimeVersion: c, kernelVersion: k, kubeProxyVersion: p, kubeletVersion: '{version}', \
+                 machineID: m, operatingSystem: o, osImage: i, systemUUID: s}}}}}}"
+            ))
+            .unwrap()
+        };
+        assert!(is_external(&node(EXTERNAL, "")) && is_external(&node(EXTERNAL, "v1.36.3+kubevmm-0.1.0")));
+        assert!(!is_external(&node(EXTERNAL, "v1.36.3")) && !is_external(&node("x", "v1.36.3+kubevmm-0.1.0")));
+    }
 
     #[test]
     fn a_node_has_a_dns_name() {

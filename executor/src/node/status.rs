@@ -46,9 +46,19 @@ pub fn node(host: &Host, now: &Time) -> Node {
     }
 }
 
-/// The patch that makes the Node's status what it should be; `None` when it is.
-pub fn patch(host: &Host, hypervisor: Option<&Hypervisor>, before: &NodeStatus, now: &Time) -> Option<Json> {
-    let after = merged(host, hypervisor, before, now);
+/// The patch that makes the Node's status what it should be; `None` when it is. The conditions are left alone unless the
+/// executor `speaks` for the Node: while it holds its Lease.
+pub fn patch(
+    host: &Host,
+    hypervisor: Option<&Hypervisor>,
+    before: &NodeStatus,
+    now: &Time,
+    speaks: bool,
+) -> Option<Json> {
+    let mut after = merged(host, hypervisor, before, now);
+    if !speaks {
+        after.conditions = before.conditions.clone();
+    }
     (after != *before).then(|| {
         json!({"status": {
             "addresses": after.addresses,
@@ -233,15 +243,15 @@ mod tests {
     #[test]
     fn what_is_written_already_is_not_written_again() {
         let mut there = merged(&host(), Some(&up()), &NodeStatus::default(), &at(1));
-        assert_eq!(patch(&host(), Some(&up()), &there, &at(60)), None);
+        assert_eq!(patch(&host(), Some(&up()), &there, &at(60), true), None);
         there.allocatable.as_mut().unwrap().insert("cpu".into(), Quantity("7.5".into()));
         there.capacity.as_mut().unwrap().insert("example.com/card".into(), Quantity("1".into()));
         let theirs = NodeCondition { type_: "NetworkUnavailable".into(), status: "False".into(), ..Default::default() };
         there.conditions.as_mut().unwrap().push(theirs);
-        assert_eq!(patch(&host(), Some(&up()), &there, &at(60)), None, "said in another way, and by others");
+        assert_eq!(patch(&host(), Some(&up()), &there, &at(60), true), None, "said in another way, and by others");
         let ready = there.conditions.as_mut().unwrap().iter_mut().find(|condition| condition.type_ == "Ready").unwrap();
         (ready.status, ready.reason) = ("Unknown".into(), Some("NodeStatusUnknown".into()));
-        let patch = patch(&host(), Some(&up()), &there, &at(60)).unwrap();
+        let patch = patch(&host(), Some(&up()), &there, &at(60), true).unwrap();
         assert!(patch["status"]["conditions"].to_string().contains("HypervisorReady"), "it was given up, and is back");
         assert_eq!(patch["status"]["capacity"]["example.com/card"], "1");
     }

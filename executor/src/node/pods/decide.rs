@@ -33,6 +33,8 @@ pub(super) struct Answer {
 pub(super) enum Action {
     /// It runs.
     Run,
+    /// It is ready as it was: while nothing was known of the host, Kubernetes said that it is not.
+    Ready,
     /// It has been given the resources that it asks for by now.
     Resize,
     /// There is no room for it.
@@ -103,21 +105,33 @@ fn is_reservation(pod: &Pod, node: &str) -> bool {
 
 /// What to do about `pods`, of which those that run already have their room. Without `allocatable` nothing is admitted
 /// yet.
-pub(super) fn decide(mut pods: Vec<Seen>, allocatable: Option<Resources>, now: Instant) -> Vec<Answer> {
+pub(super) fn decide(
+    mut pods: Vec<Seen>,
+    allocatable: Option<Resources>,
+    node_is_ready: bool,
+    now: Instant,
+) -> Vec<Answer> {
     pods.sort_by_key(|seen| (seen.pod.metadata.creation_timestamp.clone(), seen.pod.metadata.uid.clone()));
     let mut used = Resources::default();
     for seen in pods.iter().filter(|seen| phase(&seen.pod) == "Running") {
         used.add(Resources::requested(&seen.pod));
     }
-    pods.into_iter().map(|seen| answer(seen, allocatable, &mut used, now)).collect()
+    pods.into_iter().map(|seen| answer(seen, allocatable, &mut used, node_is_ready, now)).collect()
 }
 
-fn answer(seen: Seen, allocatable: Option<Resources>, used: &mut Resources, now: Instant) -> Answer {
+fn answer(
+    seen: Seen,
+    allocatable: Option<Resources>,
+    used: &mut Resources,
+    node_is_ready: bool,
+    now: Instant,
+) -> Answer {
     let (action, wake) = match seen.leaving_since {
         Some(since) => leave(&seen, since, now),
         None => match phase(&seen.pod) {
             "Pending" => (allocatable.map(|all| admit(&seen.pod, all, used)), None),
             "Running" if is_resized(&seen.pod) => (Some(Action::Resize), None),
+            "Running" if node_is_ready && is_called_unready(&seen.pod) => (Some(Action::Ready), None),
             _ => (None, None),
         },
     };
@@ -158,6 +172,11 @@ fn is_resized(pod: &Pod) -> bool {
     })
 }
 
+fn is_called_unready(pod: &Pod) -> bool {
+    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status != "True")
+}
+
 fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("Pending")
 }
@@ -189,7 +208,7 @@ mod tests {
     }
 
     fn actions(pods: Vec<Seen>, allocatable: Option<Resources>, now: Instant) -> Vec<Option<Action>> {
-        decide(pods, allocatable, now).into_iter().map(|answer| answer.action).collect()
+        decide(pods, allocatable, true, now).into_iter().map(|answer| answer.action).collect()
     }
 
     #[test]
@@ -221,7 +240,7 @@ mod tests {
         let start = Instant::now();
         let leaving = |in_use| Seen { leaving_since: Some(start), in_use, ..seen(pod("a", "1Mi", "Running")) };
         assert_eq!(actions(vec![leaving(false)], node(), start), [Some(Action::Remove)]);
-        let waiting = decide(vec![leaving(true)], node(), start);
+        let waiting = decide(vec![leaving(true)], node(), true, start);
         let until = start + Duration::from_secs(90);
         assert_eq!((&waiting[0].action, waiting[0].wake), (&None, Some(until)));
         assert_eq!(actions(vec![leaving(true)], node(), until), [Some(Action::Remove)]);
@@ -234,6 +253,23 @@ mod tests {
         let requests = container.resources.as_mut().unwrap().requests.as_mut().unwrap();
         requests.insert("memory".into(), Quantity("2Mi".into()));
         assert_eq!(actions(vec![seen(grown)], node(), Instant::now()), [Some(Action::Resize)]);
+    }
+
+    #[test]
+    fn a_pod_is_ready_again_once_the_node_is() {
+        let now = Instant::now();
+        let unready = || {
+            let mut pod = pod("a", "600Mi", "Running");
+            let said: Pod =
+                serde_yaml_ng::from_str("{metadata: {}, status: {conditions: [{type: Ready, status: 'False'}]}}")
+                    .unwrap();
+            pod.status.as_mut().unwrap().conditions = said.status.unwrap().conditions;
+            seen(pod)
+        };
+        for (node_is_ready, action) in [(true, Some(Action::Ready)), (false, None)] {
+            let answers = decide(vec![unready()], node(), node_is_ready, now);
+            assert_eq!(answers[0].action, action);
+        }
     }
 
     #[test]

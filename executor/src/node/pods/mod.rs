@@ -73,7 +73,9 @@ fn answers(
     leaving.retain(|uid, _| pods.iter().any(|pod| pod.metadata.uid.as_ref() == Some(uid)));
     let node = context.store.nodes.get_cluster(&host.name);
     let allocatable = node.as_ref().and_then(|node| node.status.as_ref()?.allocatable.as_ref());
-    decide::decide(seen, allocatable.and_then(Resources::allocatable), now)
+    let conditions = node.iter().filter_map(|node| node.status.as_ref()?.conditions.as_ref()).flatten();
+    let is_ready = conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    decide::decide(seen, allocatable.and_then(Resources::allocatable), is_ready, now)
 }
 
 /// Whether a domain may run for this pod still.
@@ -102,6 +104,7 @@ async fn act(context: &Context, host: &Host, pod: &Pod, action: &Action) -> Resu
             return done(limited(API_TIMEOUT, api.delete(name, &params)).await.map(drop));
         }
         Action::Run => running(pod, host, &super::now()),
+        Action::Ready => json!({"conditions": conditions(&super::now())}),
         Action::Resize => json!({"containerStatuses": containers(pod, &super::now())}),
         Action::Refuse { reason, message } => json!({"phase": "Failed", "reason": reason, "message": message}),
     };
@@ -120,15 +123,20 @@ fn done(result: Result<(), Error>) -> Result<(), Error> {
 
 /// The status of a pod that runs.
 fn running(pod: &Pod, host: &Host, now: &Time) -> Json {
-    let conditions = ["PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready"];
     json!({
         "phase": "Running",
         "startTime": now,
         "hostIP": host.address.to_string(),
         "hostIPs": [{"ip": host.address.to_string()}],
-        "conditions": conditions.map(|kind| json!({"type": kind, "status": "True", "lastTransitionTime": now})),
+        "conditions": conditions(now),
         "containerStatuses": containers(pod, now),
     })
+}
+
+/// The conditions of a pod that runs.
+fn conditions(now: &Time) -> [Json; 4] {
+    let kinds = ["PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready"];
+    kinds.map(|kind| json!({"type": kind, "status": "True", "lastTransitionTime": now}))
 }
 
 /// The containers, as if they ran: with the resources that they ask for. (A pod that does not tell them cannot be resized.)
