@@ -267,7 +267,11 @@ mod tests {
     #[test]
     fn each_number_is_called_once() {
         let seen = std::sync::Mutex::new(Vec::new());
-        side_by_side(20, |n| Ok(seen.lock().unwrap().push(n))).unwrap();
+        let note = |n| {
+            seen.lock().unwrap().push(n);
+            Ok(())
+        };
+        side_by_side(20, note).unwrap();
         let mut seen = seen.into_inner().unwrap();
         seen.sort_unstable();
         assert_eq!(seen, (0..20).collect::<Vec<_>>());
