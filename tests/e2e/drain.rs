@@ -99,7 +99,7 @@ fn a_drain_ends_when_five_vms_run_elsewhere(space: &Space) -> Result<()> {
     ensure!(said.contains("leaves node h1 after them"), "the controller did not wait:\n{said}");
     for (vm, watch) in vms.iter().zip(watches) {
         let status = runs_on(vm, "h2")?["status"].clone();
-        ensure!(status["lastStop"]["reason"] == "Requested", "{}", status["lastStop"]);
+        ensure!(status["lastStop"]["reason"] == "Evicted", "{}", status["lastStop"]);
         watch.holds()?;
     }
     space.cluster.kubectl(["uncordon", "h1"])?;

@@ -170,7 +170,7 @@ fn a_running_vm_moves_when_its_pod_is_deleted(space: &Space) -> Result<()> {
     watch.holds()?;
     uncordon(space)?;
     let stop = vm.get()?["status"]["lastStop"]["reason"].clone();
-    ensure!(stop == "Requested", "{stop}");
+    ensure!(stop == "Evicted", "{stop}");
     vm.vanishes()?;
     remove_shared_pool(space)
 }

@@ -239,7 +239,7 @@ fn a_vm_of_higher_priority_takes_the_place_of_another(space: &Space) -> Result<(
         Ok(api::is_true(&rich.get()?, "Ready").then_some(()))
     })?;
     ensure!(!both && !old.runs(), "it was started before the memory of the other one was free");
-    poor.last_stop_is("Requested")?;
+    poor.last_stop_is("Evicted")?;
     let why = poor.condition("Scheduled", "False", "Unschedulable")?;
     ensure!(why.contains("of memory, its own and QEMU's: stop another VM"), "{why}");
     rich.patch("{runStrategy: Halted}")?;
