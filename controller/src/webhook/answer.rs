@@ -79,8 +79,8 @@ pub struct OwnPod {
 }
 
 /// Whether the controller's own pod may leave its `node`: after the VMs, which could not without it. `pods` are the
-/// placement pods of all VMs.
-pub fn decide_own(node: &Node, pods: &[Arc<Pod>]) -> Answer {
+/// placement pods of all VMs; it `is_awaited` by somebody who was told to ask again for one of them.
+pub fn decide_own(node: &Node, pods: &[Arc<Pod>], is_awaited: bool) -> Answer {
     let cordoned = node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true));
     let on_node = |pod: &&Arc<Pod>| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(name(node));
     // Anybody may label pods: the owner counts.
@@ -90,10 +90,17 @@ pub fn decide_own(node: &Node, pods: &[Arc<Pod>]) -> Answer {
     };
     let vm = |pod: &Arc<Pod>| Some(format!("{}/{}", pod.namespace()?, pod.labels().get(LABEL_VM)?));
     let vms: Vec<String> = pods.iter().filter(on_node).filter(is_vms).filter_map(vm).collect();
-    if !cordoned || vms.is_empty() {
+    if !cordoned || (vms.is_empty() && !is_awaited) {
         return Answer::Allow;
     }
-    let (node, vms) = (name(node), enumerate(&vms));
+    let node = name(node);
+    if vms.is_empty() {
+        return Answer::Later(format!(
+            "the controller of the VirtualMachines leaves node {node} after them: they have left, and who waits for them \
+             has yet to see it"
+        ));
+    }
+    let vms = enumerate(&vms);
     Answer::Later(format!("the controller of the VirtualMachines leaves node {node} after them: {vms} are there still"))
 }
 
@@ -118,9 +125,10 @@ mod tests {
             Arc::new(yaml(&format!("{meta}\nspec: {{nodeName: {node}, containers: []}}")))
         };
         let drained = node("unschedulable: true");
-        let Answer::Later(why) = decide_own(&drained, &[pod("a"), pod("b")]) else { panic!("it leaves first") };
+        let Answer::Later(why) = decide_own(&drained, &[pod("a"), pod("b")], false) else { panic!("it leaves first") };
         assert!(why.contains("shop/web are there still"), "{why}");
-        assert_eq!(decide_own(&drained, &[pod("b")]), Answer::Allow);
-        assert_eq!(decide_own(&node(""), &[pod("a")]), Answer::Allow, "nobody drains the node");
+        assert!(matches!(decide_own(&drained, &[pod("b")], true), Answer::Later(_)), "they ask again");
+        assert_eq!(decide_own(&drained, &[pod("b")], false), Answer::Allow);
+        assert_eq!(decide_own(&node(""), &[pod("a")], true), Answer::Allow, "nobody drains the node");
     }
 }

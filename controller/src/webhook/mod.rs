@@ -18,7 +18,7 @@ pub mod registration;
 pub mod review;
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -32,6 +32,7 @@ use kube::runtime::reflector::ObjectRef;
 use kubevmm_api::{EVICT, LABEL_VM, SYSTEM_NAMESPACE};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use crate::context::Context;
@@ -51,6 +52,8 @@ const LONGEST_REVIEW: usize = 1 << 20;
 const CONNECTIONS: usize = 64;
 /// How long a connection may last, with its one request. The API server waits for 10 seconds.
 const CONNECTION_TIME: Duration = Duration::from_secs(15);
+/// kubectl asks again after 5 seconds.
+const ASKED_AGAIN_WITHIN: Duration = Duration::from_secs(12);
 /// Pause after a connection that could not be taken.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -60,6 +63,8 @@ struct Webhook {
     own: Option<OwnPod>,
     /// Path of the URL that evictions are asked at.
     path: String,
+    /// When the eviction of a VM's pod was last put off.
+    put_off: Mutex<Option<Instant>>,
 }
 
 /// Serves evictions on `port`, for ever, from a world that is known. `own` is the controller's own pod.
@@ -79,7 +84,7 @@ pub async fn run(context: Arc<Context>, own: Option<OwnPod>, port: u16) -> Error
     let path = format!("/pods/eviction/{}", uuid::Uuid::new_v4());
     let registration = Registration { authority: identity.authority, path: path.clone() };
     let client = context.client.clone();
-    let webhook = Webhook { context, own, path };
+    let webhook = Webhook { context, own, path, put_off: Mutex::default() };
     tokio::select! {
         error = registration::keep(client, registration) => error,
         never = serve(webhook.into(), listener, TlsAcceptor::from(identity.tls)) => match never {},
@@ -127,7 +132,11 @@ impl Webhook {
         let Eviction { namespace, pod, user, dry_run, .. } = eviction;
         if let Some(own) = self.own.as_ref().filter(|own| own.pod == *pod && namespace == SYSTEM_NAMESPACE) {
             let node = context.world.nodes.get(&ObjectRef::new(&own.node));
-            return node.map_or(Answer::Allow, |node| answer::decide_own(&node, &context.world.pods.state()));
+            let put_off = *self.put_off.lock().unwrap_or_else(PoisonError::into_inner);
+            // Who was put off asks again, and is to find somebody who answers, also when the VM has left meanwhile.
+            let is_awaited = put_off.is_some_and(|at| at.elapsed() < ASKED_AGAIN_WITHIN);
+            return node
+                .map_or(Answer::Allow, |node| answer::decide_own(&node, &context.world.pods.state(), is_awaited));
         }
         let found = context.world.pods.get(&ObjectRef::new(pod).within(namespace));
         let vm = found.as_ref().and_then(|pod| pod.metadata.labels.as_ref()?.get(LABEL_VM));
@@ -144,6 +153,9 @@ impl Webhook {
             {
                 return Answer::Later(format!("{error}"));
             }
+        }
+        if matches!(outcome.answer, Answer::Later(_)) {
+            *self.put_off.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
         outcome.answer
     }
