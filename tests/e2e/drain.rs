@@ -181,6 +181,7 @@ fn an_eviction_by_the_api_is_like_one_of_a_drain(space: &Space) -> Result<()> {
     ensure!(why.contains("web is being shut down to leave node h1"), "{why}");
     runs_on(vm, "h2")?;
     watch.holds()?;
+    space.api().wait_gone(api::POD, &space.namespace, &pod, within(60))?;
     let gone = evict(space, &pod).err().context("the pod is there still")?;
     ensure!(format!("{gone:#}").contains("not found"), "{gone:#}");
     vm.vanishes()?;

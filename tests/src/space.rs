@@ -46,7 +46,11 @@ impl Space {
         for vm in self.api().list(api::VM, &self.namespace)? {
             self.delete(api::VM, vm["metadata"]["name"].as_str().unwrap_or_default())?;
         }
-        self.vanishes()
+        let gone = self.vanishes();
+        // No two pools can be in one directory: what a story that failed has left would fail the next ones.
+        self.api().delete(api::POOL, "", self.pool_name())?;
+        self.api().wait_gone(api::POOL, "", self.pool_name(), within(60))?;
+        gone
     }
 
     /// Deletes the namespace as it is, and looks that nothing of it stays on a host.
