@@ -132,12 +132,7 @@ fn a_hundred_vms_while_hosts_join_and_leave(space: &Space) -> Result<()> {
     }
     ensure!(on.len() == 3 && on.values().all(|vms| *vms >= 10), "they are not spread over the hosts: {on:?}");
     watch.holds()?;
-    for vm in &vms {
-        vm.delete()?;
-    }
-    for vm in &vms {
-        vm.is_gone()?;
-    }
+    all_go(&vms)?;
     drop(spare);
     cluster.foreign_has_restarted_on(&host)
 }
@@ -152,9 +147,16 @@ fn more_vms_on_a_host_than_a_kubelet_takes_pods_by_default(space: &Space) -> Res
     })?;
     let host = space.cluster.host("h2");
     ensure!(host.qemus().len() >= vms.len(), "{} QEMUs run on h2", host.qemus().len());
-    for vm in &vms {
-        vm.delete()?;
-    }
+    all_go(&vms)
+}
+
+/// Deletes them. So many at a time take longer than one.
+fn all_go(vms: &[Vm]) -> Result<()> {
+    vms.iter().try_for_each(Vm::delete)?;
+    wait_for("all of them are gone", within(400), || {
+        let left = vms.iter().filter(|vm| vm.get().is_ok()).count();
+        if left == 0 { Ok(Some(())) } else { bail!("{left} are not") }
+    })?;
     vms.iter().try_for_each(Vm::is_gone)
 }
 

@@ -262,7 +262,7 @@ fn what_an_administrator_says_of_the_hosts_holds(space: &Space) -> Result<()> {
         say(&all, "{\"maintenance\": true}")?;
         let vm = space.blank("web").with("spec: {cpu: {cores: 5}}").apply()?;
         let why = vm.condition("Scheduled", "False", "HostInMaintenance")?;
-        ensure!(why.contains("virtctl node uncordon"), "{why}");
+        ensure!(why.contains("set spec.maintenance of its Hypervisor to false"), "{why}");
         // The lab's hosts have two CPUs.
         say(&all, "{\"maintenance\": false, \"overcommit\": {\"cpu\": 2}}")?;
         let why = vm.condition("Scheduled", "False", "NoHostWithFreeCPU")?;

@@ -13,7 +13,7 @@ use crate::wait::{wait_for, within};
 /// How the kernel shows the programs' names: at most 15 characters.
 pub(crate) const EXECUTOR: &str = "kubevmm-executo";
 pub(crate) const CONTROLLER: &str = "kubevmm-control";
-const EXTENDER: &str = "kubevmm-schedul";
+pub(crate) const EXTENDER: &str = "kubevmm-schedul";
 const QEMU: &str = "qemu-system-x86";
 const VIRTLOGD: &str = "virtlogd";
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
 
-use crate::host::{CONTROLLER, EXECUTOR, Host, lines};
+use crate::host::{CONTROLLER, EXECUTOR, EXTENDER, Host, lines};
 
 /// Directories whose files are looked at: definitions, state and volumes. Logs and caches are not.
 const DIRECTORIES: &str = "/etc/libvirt /var/lib/libvirt /var/lib/kubevmm /srv /run/libvirt/qemu";
@@ -100,7 +100,7 @@ fn of_host(host: &Host) -> Result<BTreeSet<String>> {
     }
     // Of pods, but for the project's own: which of them are where is chance.
     let count = |name: &str| processes.get(name).copied().unwrap_or_default();
-    let own = count(EXECUTOR) + count(CONTROLLER);
+    let own = count(EXECUTOR) + count(CONTROLLER) + count(EXTENDER);
     add("pod", numbered("shim", count(SHIM).saturating_sub(own)));
     add("pod", numbered("pause", count(PAUSE)));
     Ok(items)

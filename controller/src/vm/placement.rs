@@ -12,7 +12,7 @@ use crate::vm::candidates::Refusal;
 use crate::vm::decide::{Action, delete_pod, delete_pods, host_lost, is_leaving_soon};
 use crate::vm::disks::{Disks, move_to, names_of, pinned_to};
 use crate::vm::domains::{check_domains, check_reports, held_with_higher_epoch};
-use crate::vm::pod::{Phase, Target, asks_whether_it_can_start, build, is_outdated, merged, node_of, phase};
+use crate::vm::pod::{Phase, Target, build, is_outdated, merged, node_of, phase};
 use crate::vm::requirements::requirements;
 use crate::vm::status::Shown;
 use crate::vm::unschedulable::explain;
@@ -251,11 +251,6 @@ fn placed_on(
                 }
             }
             placing.placement = Some(current);
-            placing
-        }
-        Phase::Unbound(_) if active && asks_whether_it_can_start(pod) => {
-            // It was made before the VM ran: the next one only stands for it.
-            placing.after.push(delete_pod(pod, None));
             placing
         }
         Phase::Unbound(Some(message)) if active => {

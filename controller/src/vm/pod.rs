@@ -137,11 +137,6 @@ fn only_stand_for(spec: &mut PodSpec, host: &str) {
     spec.tolerations = Some(vec![Toleration { operator: Some("Exists".into()), ..Default::default() }]);
 }
 
-/// Whether the pod was made for a VM that is to start: its host must be able to.
-pub fn asks_whether_it_can_start(pod: &Pod) -> bool {
-    pod.spec.as_ref().is_some_and(|spec| spec.scheduler_name.as_deref() == Some(SCHEDULER))
-}
-
 /// A hash of what of a pod follows from the VM and decides where it can run and what it brings there.
 fn asked(spec: &PodSpec, placement: &Placement, needs: &Requirements) -> String {
     let resources = spec.containers.first().and_then(|container| container.resources.as_ref());
