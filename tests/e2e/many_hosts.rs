@@ -19,7 +19,6 @@ kubevmm_tests::stories! { alone: true;
     without_the_extender_vms_wait_and_pods_do_not,
     the_extender_restarts_under_load,
     a_hundred_vms_while_hosts_join_and_leave,
-    more_vms_on_a_host_than_a_kubelet_takes_pods_by_default,
 }
 
 /// As many as one host could not take by its CPU requests.
@@ -135,19 +134,6 @@ fn a_hundred_vms_while_hosts_join_and_leave(space: &Space) -> Result<()> {
     all_go(&vms)?;
     drop(spare);
     cluster.foreign_has_restarted_on(&host)
-}
-
-fn more_vms_on_a_host_than_a_kubelet_takes_pods_by_default(space: &Space) -> Result<()> {
-    let light = "spec: {cpu: {request: 1m}, memory: {size: 8Mi}, terminationGracePeriodSeconds: 0, disks: []}";
-    let vms: Vec<Vm> =
-        (0..112).map(|n| space.blank(&format!("vm-{n}")).on("h2").with(light).apply()).collect::<Result<_>>()?;
-    wait_for("all of them run", within(400), || {
-        let waiting = vms.iter().filter(|vm| !is_ready(vm)).count();
-        if waiting == 0 { Ok(Some(())) } else { bail!("{waiting} do not") }
-    })?;
-    let host = space.cluster.host("h2");
-    ensure!(host.qemus().len() >= vms.len(), "{} QEMUs run on h2", host.qemus().len());
-    all_go(&vms)
 }
 
 /// Deletes them. So many at a time take longer than one.

@@ -60,8 +60,6 @@ fn options() -> Options {
         no_libvirt: vec![HostName::Node(3)],
         external: vec![HostName::Node(5)],
         timings: Timings::Short,
-        // More than a kubelet takes by default.
-        max_pods: 200,
         // A Secret that is made after its pod is seen by the kubelet at its next look: every minute by default.
         kubelet_arg: vec!["--sync-frequency=5s".into()],
         ..Options::default()
@@ -139,6 +137,7 @@ impl Cluster {
         step("wait for the hosts", || draft.hosts_are_ready())?;
         lab.kubectl(["cordon", SPARE_HOST])?;
         let foreign = step("plant what is not ours", || foreign::plant(&draft.libvirt_hosts()))?;
+        step("wait for what is reserved for it", || draft.is_reserved())?;
         let before = Inventory::take(&draft.libvirt_hosts())?;
         step("apply the defaults", || draft.defaults())?;
         Ok(Self { lab, api, ssh_key, ssh_private_key, before, foreign: Mutex::new(foreign), state })

@@ -125,6 +125,16 @@ impl Draft<'_> {
         Ok(())
     }
 
+    /// The memory of what is not ours is reserved on each node where it runs.
+    pub(crate) fn is_reserved(&self) -> Result<()> {
+        let options = self.lab.options();
+        for host in options.kubelet_names().into_iter().filter(|host| options.has_libvirt(*host)) {
+            let name = format!("kubevmm-reservation-{host}");
+            self.api.wait(api::POD, SYSTEM, &name, "runs", within(60), |pod| pod["status"]["phase"] == "Running")?;
+        }
+        Ok(())
+    }
+
     pub(crate) fn hosts_are_ready(&self) -> Result<()> {
         let arguments = format!("--lease-duration-seconds={EXECUTOR_LEASE_SECONDS}");
         wait_for("an executor runs on every node", within(120), || {
