@@ -82,10 +82,10 @@ fn a_demo_on_an_existing_cluster_tries_every_image_on_every_node() -> Outcome {
 
 #[test]
 fn a_demo_on_an_existing_cluster_stops_with_advice_when_a_node_lacks_an_image() -> Outcome {
-    let there = "kubevmm/executor:0.1.0  n1";
+    let there = "n1 kubevmm/executor:0.1.0=";
     let output = cluster(
         "daemonset/kubevmm-executor",
-        &format!("{there}\nkubevmm/executor:0.1.0 ImagePullBackOff n2\nkubevmm/executor:0.1.0 ErrImagePull n3"),
+        &format!("{there}\nn2 kubevmm/executor:0.1.0=ImagePullBackOff\nn3 kubevmm/executor:0.1.0=ErrImagePull"),
     )?
     .run("demo.sh")?;
     assert_eq!(output.status.code(), Some(1));
@@ -94,7 +94,7 @@ fn a_demo_on_an_existing_cluster_stops_with_advice_when_a_node_lacks_an_image() 
     assert!(!message.contains("n1 ") && !message.contains("n3 "), "a pull may fail once: {message}");
     assert!(message.contains("make yamls REGISTRY=") && message.contains("images import"), "{message}");
 
-    let programs = cluster("daemonset/kubevmm-try-pause", "kubevmm/pause:0.1.0 ErrImageNeverPull n1")?;
+    let programs = cluster("daemonset/kubevmm-try-pause", "n1 kubevmm/pause:0.1.0=ErrImageNeverPull")?;
     let output = programs.run("demo.sh")?;
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("n1 kubevmm/pause:0.1.0 ErrImageNeverPull"), "{}", stderr(&output));
