@@ -35,6 +35,11 @@ pub fn placement_pod(vm: &str, uid: &str, epoch: i64) -> String {
     format!("kubevmm-{name}-{hash}")
 }
 
+/// The pod that reserves the memory of a host's domains without a placement pod.
+pub fn reservation_pod(host: &str) -> String {
+    fit(&format!("kubevmm-reservation-{host}"))
+}
+
 /// The libvirt domain of a VM.
 pub fn domain(namespace: &str, name: &str) -> String {
     format!("{namespace}.{name}")

@@ -19,6 +19,7 @@ pub mod lease;
 pub mod lifecycle;
 pub mod network;
 pub mod object;
+pub mod pause;
 pub mod pool;
 pub mod queue;
 pub mod vm;

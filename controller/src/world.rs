@@ -16,7 +16,7 @@ use kubevmm_api::fit::{Claims, Offer};
 use kubevmm_api::{
     ClusterVirtualMachineImage, ClusterVirtualMachineNetwork, EXTERNAL, Hypervisor, LABEL_VM, LABEL_VM_UID,
     NODE_LEASE_NAMESPACE, SCHEDULER, SYSTEM_NAMESPACE, VirtualMachine, VirtualMachineClass, VirtualMachineDisk,
-    VirtualMachineImage, VirtualMachineNetwork, VirtualMachineStoragePool,
+    VirtualMachineImage, VirtualMachineNetwork, VirtualMachineStoragePool, names,
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch as flag};
@@ -284,7 +284,7 @@ impl World {
 
     /// The reservation pod of a host.
     pub fn reservation(&self, host: &str) -> Option<Arc<Pod>> {
-        self.reservations.get(&ObjectRef::new(&reservation::pod_name(host)).within(SYSTEM_NAMESPACE))
+        self.reservations.get(&ObjectRef::new(&names::reservation_pod(host)).within(SYSTEM_NAMESPACE))
     }
 
     /// What the placed VMs have been promised.

@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
+use kubevmm_api::Hypervisor;
 use kubevmm_api::fit::{Claim, Claims, HostFacts, Offer, Shared};
 use kubevmm_api::liveness::{Liveness, Rewound, Source};
-use kubevmm_api::requirements::{REQUIREMENTS, Requirements};
-use kubevmm_api::{Hypervisor, LABEL_VM};
+use kubevmm_api::requirements::REQUIREMENTS;
 
 use crate::error::Refused;
 
@@ -172,23 +172,9 @@ impl State {
 }
 
 fn claim(pod: &Pod) -> Option<Claim> {
-    let node = pod.spec.as_ref()?.node_name.as_deref()?;
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    if matches!(phase, Some("Succeeded" | "Failed")) {
-        return None;
-    }
-    let metadata = &pod.metadata;
-    let text = metadata.annotations.as_ref()?.get(REQUIREMENTS)?;
-    let vm = metadata.labels.as_ref()?.get(LABEL_VM)?;
-    match Requirements::parse(text) {
-        Ok(needs) => {
-            let namespace = metadata.namespace.as_deref().unwrap_or_default();
-            Some(Claim::new(node, &format!("{namespace}/{vm}"), &needs))
-        }
-        Err(error) => {
-            let name = metadata.name.as_deref().unwrap_or_default();
-            tracing::warn!(pod = name, %error, "the annotation {REQUIREMENTS} cannot be read: the pod counts for nothing");
-            None
-        }
-    }
+    Claim::of_pod(pod).unwrap_or_else(|error| {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        tracing::warn!(pod = name, %error, "the annotation {REQUIREMENTS} cannot be read: the pod counts for nothing");
+        None
+    })
 }

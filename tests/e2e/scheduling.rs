@@ -206,7 +206,7 @@ fn memory_of_foreign_domains_is_reserved(space: &Space) -> Result<()> {
 
 /// UID of the host's reservation pod, and the bytes that it has been given by its kubelet.
 fn reserved(space: &Space, host: &Host) -> Result<Option<(String, u64)>> {
-    let name = format!("kubevmm-reservation-{}", host.name);
+    let name = kubevmm_api::names::reservation_pod(&host.name.to_string());
     let Some(pod) = space.api().get(api::POD, SYSTEM_NAMESPACE, &name)? else { return Ok(None) };
     let given = &pod["status"]["containerStatuses"][0]["allocatedResources"]["memory"];
     let Some(given) = given.as_str() else { return Ok(None) };

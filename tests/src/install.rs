@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, bail};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kubevmm_api::names;
 use kubevmm_lab::Lab;
 use serde_json::json;
 
@@ -129,7 +130,7 @@ impl Draft<'_> {
     pub(crate) fn is_reserved(&self) -> Result<()> {
         let options = self.lab.options();
         for host in options.kubelet_names().into_iter().filter(|host| options.has_libvirt(*host)) {
-            let name = format!("kubevmm-reservation-{host}");
+            let name = names::reservation_pod(&host.to_string());
             self.api.wait(api::POD, SYSTEM, &name, "runs", within(60), |pod| pod["status"]["phase"] == "Running")?;
         }
         Ok(())

@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use crate::requirements::{DeviceNeed, Requirements};
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::LABEL_VM;
+use crate::requirements::{DeviceNeed, REQUIREMENTS, Requirements};
 
 /// What one placed VM has been promised.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -42,6 +45,25 @@ impl Claim {
                 .collect(),
             devices: needs.devices.iter().cloned().collect(),
         }
+    }
+
+    /// What a placement pod says that its VM has been promised. A pod without a node, or that has ended, says nothing.
+    ///
+    /// # Errors
+    /// When its annotation cannot be read.
+    pub fn of_pod(pod: &Pod) -> Result<Option<Self>, serde_json::Error> {
+        let (labels, annotations) = (pod.metadata.labels.as_ref(), pod.metadata.annotations.as_ref());
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).filter(|node| !node.is_empty());
+        let needs = annotations.and_then(|all| all.get(REQUIREMENTS));
+        let vm = labels.and_then(|all| all.get(LABEL_VM));
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        let (Some(node), Some(needs), Some(vm), false) =
+            (node, needs, vm, matches!(phase, Some("Succeeded" | "Failed")))
+        else {
+            return Ok(None);
+        };
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        Requirements::parse(needs).map(|needs| Some(Self::new(node, &format!("{namespace}/{vm}"), &needs)))
     }
 
     fn bytes_of(&self, pool: &str) -> u64 {

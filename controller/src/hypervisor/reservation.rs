@@ -4,10 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{
-    Capabilities, Container, Pod, PodSecurityContext, PodSpec, PodStatus, ResourceRequirements, SeccompProfile,
-    SecurityContext, Toleration,
-};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus, ResourceRequirements, Toleration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::Api;
 use kube::api::{ObjectMeta, Patch, PatchParams};
@@ -17,6 +14,7 @@ use serde_json::json;
 use crate::context::Context;
 use crate::error::Error;
 use crate::object::{controlled_by, is_controlled_by, is_deleting, name, uid};
+use crate::pause::{CONTAINER, idle, pause};
 use crate::vm::affinity::affinity;
 use crate::write::{self, Created};
 
@@ -24,7 +22,6 @@ use crate::write::{self, Created};
 pub const LABEL: &str = "kubevmm.io/reservation";
 /// PriorityClass of the reservation pods: what is used already is not to be preempted.
 const PRIORITY: &str = "kubevmm-reservation";
-const CONTAINER: &str = "pause";
 
 /// A step.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,11 +34,6 @@ pub enum Action {
     Delete,
     /// Tell that the memory is not reserved, and why.
     Say(String),
-}
-
-/// Name of the reservation pod of a host.
-pub fn pod_name(host: &str) -> String {
-    names::fit(&format!("kubevmm-reservation-{host}"))
 }
 
 /// The steps for the reservation of a host; `image` does nothing.
@@ -98,41 +90,22 @@ fn build(hypervisor: &Hypervisor, memory: Quantity, image: &str) -> Pod {
     let host = name(hypervisor);
     let spec = PodSpec {
         affinity: affinity(None, Some(host)),
-        automount_service_account_token: Some(false),
         containers: vec![Container {
-            name: CONTAINER.into(),
-            image: Some(image.to_owned()),
-            image_pull_policy: Some("IfNotPresent".into()),
             resources: Some(ResourceRequirements {
                 requests: Some(BTreeMap::from([("memory".into(), memory)])),
                 ..Default::default()
             }),
-            security_context: Some(SecurityContext {
-                allow_privilege_escalation: Some(false),
-                capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
-                read_only_root_filesystem: Some(true),
-                ..Default::default()
-            }),
-            ..Default::default()
+            ..pause(image)
         }],
-        dns_policy: Some("Default".into()),
-        enable_service_links: Some(false),
         priority_class_name: Some(PRIORITY.into()),
-        security_context: Some(PodSecurityContext {
-            run_as_non_root: Some(true),
-            run_as_user: Some(65534),
-            run_as_group: Some(65534),
-            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
-            ..Default::default()
-        }),
         termination_grace_period_seconds: Some(1),
         // The domains run there, whatever the node is kept free of.
         tolerations: Some(vec![Toleration { operator: Some("Exists".into()), ..Default::default() }]),
-        ..Default::default()
+        ..idle()
     };
     Pod {
         metadata: ObjectMeta {
-            name: Some(pod_name(host)),
+            name: Some(names::reservation_pod(host)),
             namespace: Some(SYSTEM_NAMESPACE.into()),
             labels: Some(BTreeMap::from([
                 ("app.kubernetes.io/part-of".into(), "kubevmm".into()),
@@ -150,7 +123,7 @@ fn build(hypervisor: &Hypervisor, memory: Quantity, image: &str) -> Pod {
 pub async fn reconcile(context: &Context, hypervisor: &Hypervisor) -> Result<Option<Duration>, Error> {
     let pod = context.world.reservation(name(hypervisor));
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), SYSTEM_NAMESPACE);
-    let pod_name = pod_name(name(hypervisor));
+    let pod_name = names::reservation_pod(name(hypervisor));
     let notice = format!("{}/reservation", uid(hypervisor));
     let actions = decide(hypervisor, pod.as_deref(), &context.pause_image);
     if !actions.iter().any(|action| matches!(action, Action::Say(_))) {

@@ -5,11 +5,10 @@ use std::sync::PoisonError;
 use k8s_openapi::api::core::v1::Pod;
 use kubevmm_api::common::NetworkKind;
 use kubevmm_api::fit::{self, Claim, Claims, HostFacts};
-use kubevmm_api::requirements::{REQUIREMENTS, Requirements};
-use kubevmm_api::{LABEL_VM, names};
+use kubevmm_api::names;
+use kubevmm_api::requirements::Requirements;
 
 use crate::object::uid;
-use crate::vm::pod::node_of;
 use crate::vm::view::View;
 
 /// Why a VM cannot be placed: a reason for programs, a message for people.
@@ -73,19 +72,10 @@ impl Fitting {
 
 /// Takes a placement pod into the claims, or out of them: a VM that has a node is promised what it needs there.
 pub fn count(claims: &mut Claims, pod: &Pod, there: bool) {
-    let ended = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    let is_over = !there || matches!(ended, Some("Failed" | "Succeeded"));
-    let annotation = pod.metadata.annotations.as_ref().and_then(|all| all.get(REQUIREMENTS));
     // A pod with the annotation that nobody can read is none of ours.
-    let needs = annotation.and_then(|text| Requirements::parse(text).ok());
-    match (node_of(pod), needs) {
-        (Some(node), Some(needs)) if !is_over => {
-            let labels = pod.metadata.labels.as_ref();
-            let vm = labels.and_then(|labels| labels.get(LABEL_VM)).map(String::as_str).unwrap_or_default();
-            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-            claims.put(uid(pod), Claim::new(node, &format!("{namespace}/{vm}"), &needs));
-        }
-        _ => {
+    match Claim::of_pod(pod).ok().flatten().filter(|_| there) {
+        Some(claim) => claims.put(uid(pod), claim),
+        None => {
             claims.take(uid(pod));
         }
     }

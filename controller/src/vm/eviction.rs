@@ -22,6 +22,7 @@ use crate::vm::decide::{Action, delete_pod};
 use crate::vm::disks::{Disks, is_shared, names_of};
 use crate::vm::domain_needs::keeps_state;
 use crate::vm::placement::Placing;
+use crate::vm::pod::disruption;
 use crate::vm::view::View;
 
 /// What an eviction does with a VM.
@@ -143,10 +144,5 @@ pub fn halting(node: &str, why: Option<&str>) -> Wanted {
 
 /// The scheduler has given the pod's room to another one.
 fn is_preempted(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|condition| {
-        condition.type_ == "DisruptionTarget"
-            && condition.status == "True"
-            && condition.reason.as_deref() == Some("PreemptionByScheduler")
-    })
+    disruption(pod, &["PreemptionByScheduler"]).is_some()
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, Lifecycle, LifecycleHandler, Pod, PodSecurityContext, PodSpec, ResourceRequirements,
-    SeccompProfile, SecretVolumeSource, SecurityContext, SleepAction, Toleration, Volume, VolumeMount,
+    Container, Lifecycle, LifecycleHandler, Pod, PodCondition, PodSpec, ResourceRequirements, SecretVolumeSource,
+    SleepAction, Toleration, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::jiff::Timestamp;
@@ -16,6 +16,7 @@ use kubevmm_api::{EXTERNAL, LABEL_EPOCH, LABEL_VM, LABEL_VM_UID, SCHEDULER, name
 use serde::Serialize;
 
 use crate::object::{controlled_by, is_controlled_by, uid};
+use crate::pause::{idle, pause};
 use crate::vm::affinity::affinity;
 use crate::vm::eviction;
 use crate::vm::requirements::{self, requirements};
@@ -81,27 +82,16 @@ pub fn build(view: &View, epoch: i64, target: Target<'_>) -> Result<Pod, MergeEr
     };
     let mut spec = PodSpec {
         affinity: affinity(placement.affinity.clone(), host),
-        automount_service_account_token: Some(false),
         containers: vec![container(view, &needs, millis, grace, volume.is_some())],
-        // The pod asks no name server: it needs none of the cluster's.
-        dns_policy: Some("Default".into()),
-        enable_service_links: Some(false),
         node_selector: (!placement.node_selector.is_empty()).then(|| placement.node_selector.clone()),
         priority_class_name: placement.priority_class_name.clone(),
         scheduler_name: Some(SCHEDULER.to_owned()),
-        security_context: Some(PodSecurityContext {
-            run_as_non_root: Some(true),
-            run_as_user: Some(65534),
-            run_as_group: Some(65534),
-            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
-            ..Default::default()
-        }),
         termination_grace_period_seconds: Some(grace + 30),
         tolerations: Some(tolerations(placement.tolerations.clone())),
         topology_spread_constraints: (!placement.topology_spread_constraints.is_empty())
             .then(|| placement.topology_spread_constraints.clone()),
         volumes: volume.map(|volume| vec![volume]),
-        ..Default::default()
+        ..idle()
     };
     let mut asked = asked(&spec, &placement, &needs);
     if let Target::Running(host) = target {
@@ -195,9 +185,6 @@ fn container(view: &View, needs: &Requirements, millis: u64, grace: i64, secret:
         ..Default::default()
     };
     Container {
-        name: "pause".into(),
-        image: Some(view.pause_image.clone()),
-        image_pull_policy: Some("IfNotPresent".into()),
         resources: Some(resources),
         // The kubelet brings only volumes that a container mounts.
         volume_mounts: secret.then(|| {
@@ -213,13 +200,7 @@ fn container(view: &View, needs: &Requirements, millis: u64, grace: i64, secret:
             pre_stop: Some(LifecycleHandler { sleep: Some(SleepAction { seconds: grace + 15 }), ..Default::default() }),
             ..Default::default()
         }),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
-            read_only_root_filesystem: Some(true),
-            ..Default::default()
-        }),
-        ..Default::default()
+        ..pause(&view.pause_image)
     }
 }
 
@@ -258,15 +239,21 @@ pub enum Phase {
     Ended(String),
 }
 
+/// The condition DisruptionTarget of `pod`, when it holds for one of `reasons`.
+pub fn disruption<'a>(pod: &'a Pod, reasons: &[&str]) -> Option<&'a PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| {
+        condition.type_ == "DisruptionTarget"
+            && condition.status == "True"
+            && condition.reason.as_deref().is_some_and(|reason| reasons.contains(&reason))
+    })
+}
+
 /// Where `pod` has got to.
 pub fn phase(pod: &Pod) -> Phase {
     let status = pod.status.clone().unwrap_or_default();
     let conditions = status.conditions.unwrap_or_default();
-    let eviction = conditions.iter().find(|condition| {
-        condition.type_ == "DisruptionTarget"
-            && condition.status == "True"
-            && condition.reason.as_deref().is_some_and(|reason| EVICTIONS.contains(&reason))
-    });
+    let eviction = disruption(pod, &EVICTIONS);
     let ended = matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"));
     if let Some(eviction) = eviction {
         let message = eviction.message.clone().or_else(|| eviction.reason.clone());

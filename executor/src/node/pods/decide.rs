@@ -100,7 +100,7 @@ pub(super) fn vm_of(pod: &Pod) -> Option<(&str, &str)> {
 
 fn is_reservation(pod: &Pod, node: &str) -> bool {
     pod.metadata.namespace.as_deref() == Some(SYSTEM_NAMESPACE)
-        && pod.metadata.name.as_deref() == Some(names::fit(&format!("kubevmm-reservation-{node}")).as_str())
+        && pod.metadata.name.as_deref() == Some(names::reservation_pod(node).as_str())
 }
 
 /// What to do about `pods`, of which those that run already have their room. Without `allocatable` nothing is admitted
