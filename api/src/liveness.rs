@@ -3,7 +3,7 @@
 //! A Lease lives as long as this process sees it change: clocks of other machines are never compared. The process says
 //! which clock it goes by (`std::time::Instant`, or one that its tests can stop).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Add;
 use std::time::Duration;
 
@@ -117,7 +117,7 @@ impl<Instant: Copy + Ord + Add<Duration, Output = Instant>> Liveness<Instant> {
     }
 
     /// Forgets the Leases that are not among `names`.
-    pub fn retain(&mut self, names: &[String]) {
+    pub fn retain(&mut self, names: &HashSet<String>) {
         self.seen.retain(|name, _| names.contains(name));
     }
 
@@ -156,10 +156,10 @@ impl<Instant: Copy + Ord + Add<Duration, Output = Instant>> Liveness<Instant> {
         }
     }
 
-    /// Whether somebody holds the Lease `name`, and it has not run out by `now`.
-    pub fn is_live(&self, name: &str, now: Instant) -> bool {
-        let seen = self.seen.get(name);
-        seen.is_some_and(|seen| seen.live && seen.holder.is_some() && now < seen.changed + seen.duration)
+    /// When the Lease `name` runs out; `None` when nobody holds it, or it has been called due.
+    pub fn live_until(&self, name: &str) -> Option<Instant> {
+        let seen = self.seen.get(name).filter(|seen| seen.live && seen.holder.is_some())?;
+        Some(seen.changed + seen.duration)
     }
 
     /// Names of the Leases that somebody has held.
@@ -212,13 +212,10 @@ mod tests {
         assert!(liveness.observe(&lease("4", "s1"), Source::Watch, after(90)).unwrap(), "it came back");
         assert!(liveness.observe(&lease("5", "s2"), Source::Watch, after(91)).unwrap(), "a new session is news");
         assert_eq!(liveness.state("a").session.as_deref(), Some("s2"));
-        assert!(
-            liveness.is_live("a", after(130)) && !liveness.is_live("a", after(131)),
-            "also before it is called due"
-        );
+        assert_eq!(liveness.live_until("a"), Some(after(131)), "also before it is called due");
         liveness.observe(&lease("6", ""), Source::Watch, after(92)).unwrap();
-        assert!(!liveness.is_live("a", after(93)), "nobody holds it");
-        assert!(!liveness.is_live("b", after(93)));
+        assert_eq!(liveness.live_until("a"), None, "nobody holds it");
+        assert_eq!(liveness.live_until("b"), None);
     }
 
     #[test]

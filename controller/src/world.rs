@@ -1,6 +1,6 @@
 //! What the API server holds, mirrored: one watch per kind, and the liveness of the hosts.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -372,7 +372,7 @@ fn watch_leases(
         let leases = which(&world);
         let config = watcher::Config { label_selector: leases.labels.map(str::to_owned), ..Default::default() };
         let mut events = std::pin::pin!(watcher(api, config).default_backoff());
-        let mut listed: Vec<String> = Vec::new();
+        let mut listed: HashSet<String> = HashSet::new();
         while let Some(event) = events.next().await {
             let now = Instant::now();
             match event {
@@ -382,7 +382,7 @@ fn watch_leases(
                     }
                 }
                 Ok(watcher::Event::InitApply(lease)) => {
-                    listed.push(name(&lease).to_owned());
+                    listed.insert(name(&lease).to_owned());
                     if let Err(error) = world.observe(leases, &lease, Source::Watch, now, &on_change) {
                         return error;
                     }

@@ -84,11 +84,20 @@ impl Cache {
 /// All hosts, at one moment.
 #[derive(Debug, Default)]
 pub struct State {
-    offers: HashMap<String, Offer>,
+    /// By name. What a request asks of each of thousands of hosts lies together: most of its time is the memory's.
+    hosts: HashMap<String, Host>,
     shared: Shared,
     leases: Liveness<Instant>,
     node_leases: Liveness<Instant>,
     claims: Claims,
+}
+
+/// What is known of a host.
+#[derive(Debug, Default)]
+struct Host {
+    offer: Option<Offer>,
+    /// When the later of its Leases runs out.
+    live_until: Option<Instant>,
 }
 
 impl State {
@@ -97,17 +106,26 @@ impl State {
         let Some(name) = hypervisor.metadata.name.clone() else { return };
         let mut offer = Offer::of(hypervisor);
         offer.share(&mut self.shared);
-        self.offers.insert(name, offer);
+        self.hosts.entry(name).or_default().offer = Some(offer);
     }
 
     /// A Hypervisor is gone.
     pub fn drop_hypervisor(&mut self, name: &str) {
-        self.offers.remove(name);
+        if let Some(host) = self.hosts.get_mut(name) {
+            host.offer = None;
+        }
+        self.forget_unknown();
     }
 
     /// These Hypervisors are all that there are.
     pub fn retain_hypervisors(&mut self, names: &HashSet<String>) {
-        self.offers.retain(|name, _| names.contains(name));
+        let gone = self.hosts.iter_mut().filter(|(name, _)| !names.contains(*name));
+        gone.for_each(|(_, host)| host.offer = None);
+        self.forget_unknown();
+    }
+
+    fn forget_unknown(&mut self) {
+        self.hosts.retain(|_, host| host.offer.is_some() || host.live_until.is_some());
     }
 
     fn liveness(&mut self, kind: Watched) -> &mut Liveness<Instant> {
@@ -119,18 +137,38 @@ impl State {
     /// # Errors
     /// When etcd was restored from a backup.
     pub fn put_lease(&mut self, kind: Watched, lease: &Lease, now: Instant) -> Result<(), Rewound> {
-        self.liveness(kind).observe(lease, Source::Watch, now).map(drop)
+        self.liveness(kind).observe(lease, Source::Watch, now)?;
+        let Some(name) = lease.metadata.name.as_deref() else { return Ok(()) };
+        let live_until = self.live_until(name);
+        match self.hosts.get_mut(name) {
+            Some(host) => host.live_until = live_until,
+            None => drop(self.hosts.insert(name.to_owned(), Host { live_until, ..Host::default() })),
+        }
+        Ok(())
+    }
+
+    fn live_until(&self, name: &str) -> Option<Instant> {
+        self.leases.live_until(name).max(self.node_leases.live_until(name))
     }
 
     /// A Lease is gone.
     pub fn drop_lease(&mut self, kind: Watched, name: &str) {
         self.liveness(kind).forget(name);
+        let live_until = self.live_until(name);
+        if let Some(host) = self.hosts.get_mut(name) {
+            host.live_until = live_until;
+        }
+        self.forget_unknown();
     }
 
     /// These Leases are all that there are.
     pub fn retain_leases(&mut self, kind: Watched, names: &HashSet<String>) {
-        let names: Vec<String> = names.iter().cloned().collect();
-        self.liveness(kind).retain(&names);
+        self.liveness(kind).retain(names);
+        let Self { hosts, leases, node_leases, .. } = self;
+        for (name, host) in hosts {
+            host.live_until = leases.live_until(name).max(node_leases.live_until(name));
+        }
+        self.forget_unknown();
     }
 
     /// A placement pod is there. What it is promised counts from when it is bound until it ends.
@@ -156,10 +194,11 @@ impl State {
 
     /// A node, as a VM sees it that is not hindered by the claims of the pods `apart_from`.
     pub fn facts<'a>(&'a self, node: &'a str, now: Instant, apart_from: &'a [&'a str]) -> HostFacts<'a> {
+        let host = self.hosts.get(node);
         HostFacts {
             name: node,
-            offer: self.offers.get(node),
-            live: self.leases.is_live(node, now) || self.node_leases.is_live(node, now),
+            offer: host.and_then(|host| host.offer.as_ref()),
+            live: host.and_then(|host| host.live_until).is_some_and(|until| now < until),
             claims: &self.claims,
             apart_from,
         }
@@ -167,7 +206,7 @@ impl State {
 
     /// Number of hosts, and of VMs that have been promised something.
     pub fn size(&self) -> (usize, usize) {
-        (self.offers.len(), self.claims.len())
+        (self.hosts.values().filter(|host| host.offer.is_some()).count(), self.claims.len())
     }
 }
 

@@ -76,8 +76,34 @@ impl Claim {
 pub struct Claims {
     pods: HashMap<String, Claim>,
     hosts: HashMap<String, Host>,
-    /// Bytes by the UID of a pool that is one for all its hosts.
-    shared: HashMap<Box<str>, u64>,
+    /// Of the pools that are one for all their hosts.
+    shared: Sums,
+}
+
+/// Bytes by the UID of a pool. There are few, and they are asked for often.
+#[derive(Clone, Debug, Default)]
+struct Sums(Vec<(Box<str>, u64)>);
+
+impl Sums {
+    fn of(&self, pool: &str) -> u64 {
+        self.0.iter().find(|(uid, _)| **uid == *pool).map(|(_, bytes)| *bytes).unwrap_or_default()
+    }
+
+    fn add(&mut self, pool: &str, bytes: u64) {
+        match self.0.iter_mut().find(|(uid, _)| **uid == *pool) {
+            Some((_, sum)) => *sum = sum.saturating_add(bytes),
+            None => self.0.push((pool.into(), bytes)),
+        }
+    }
+
+    fn subtract(&mut self, pool: &str, bytes: u64) {
+        if let Some(at) = self.0.iter().position(|(uid, _)| **uid == *pool) {
+            self.0[at].1 = self.0[at].1.saturating_sub(bytes);
+            if self.0[at].1 == 0 {
+                self.0.swap_remove(at);
+            }
+        }
+    }
 }
 
 /// The sums of a host.
@@ -85,7 +111,7 @@ pub struct Claims {
 struct Host {
     vcpus: i64,
     memory: u64,
-    pools: HashMap<Box<str>, u64>,
+    pools: Sums,
     /// The pods that have devices.
     with_devices: Vec<String>,
     pods: usize,
@@ -104,8 +130,7 @@ impl Claims {
         host.memory = host.memory.saturating_add(claim.memory);
         for pool in &claim.pools {
             let sums = if pool.shared { &mut self.shared } else { &mut host.pools };
-            let sum = sums.entry(pool.uid.clone()).or_default();
-            *sum = sum.saturating_add(pool.bytes);
+            sums.add(&pool.uid, pool.bytes);
         }
         if !claim.devices.is_empty() {
             host.with_devices.push(pod.to_owned());
@@ -124,12 +149,7 @@ impl Claims {
             host.memory = host.memory.saturating_sub(claim.memory);
             for pool in &claim.pools {
                 let sums = if pool.shared { &mut self.shared } else { &mut host.pools };
-                if let Some(sum) = sums.get_mut(&pool.uid) {
-                    *sum = sum.saturating_sub(pool.bytes);
-                    if *sum == 0 {
-                        sums.remove(&pool.uid);
-                    }
-                }
+                sums.subtract(&pool.uid, pool.bytes);
             }
             host.with_devices.retain(|known| known != pod);
             if host.pods == 0 {
@@ -196,7 +216,7 @@ impl<'a> OnHost<'a> {
     /// Bytes that are promised of a pool.
     pub(super) fn bytes(self, pool: &str, shared: bool) -> u64 {
         let sums = if shared { Some(&self.all.shared) } else { self.host.map(|host| &host.pools) };
-        let all = sums.and_then(|sums| sums.get(pool)).copied().unwrap_or_default();
+        let all = sums.map(|sums| sums.of(pool)).unwrap_or_default();
         let counted = |claim: &&Claim| shared || claim.node == self.node;
         self.left_out().filter(counted).fold(all, |left, claim| left.saturating_sub(claim.bytes_of(pool)))
     }
