@@ -37,7 +37,12 @@ impl Task {
             Step::Destroy => self.destroy().await,
             Step::Undefine => {
                 let done = self.hands.domains.undefine(&self.identity).await;
+                // A halted VM was reported as released with its domain, which it gives up now: no report follows.
+                let is_last = done.is_ok() && self.epoch().is_some_and(|epoch| self.is_released(epoch));
                 self.note_done("UndefineFailed", done);
+                if is_last {
+                    self.remove_seed().await;
+                }
             }
             Step::TakeOver => {
                 if let Err(not_yet) = self.take_over().await {
@@ -160,6 +165,10 @@ impl Task {
 
     fn epoch(&self) -> Option<i64> {
         self.vm.status.as_ref().and_then(|status| Some(status.placement.as_ref()?.epoch))
+    }
+
+    fn is_released(&self, epoch: i64) -> bool {
+        self.vm.status.as_ref().is_some_and(|status| status.released_epoch == Some(epoch))
     }
 
     fn report_halted(&mut self) {

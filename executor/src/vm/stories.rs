@@ -216,6 +216,15 @@ async fn a_halted_vm_keeps_its_domain_and_goes_on_with_its_next_placement() {
     let done = story.fake.done();
     assert!(!done.contains(&"undefine") && !done.contains(&"remove seed"), "{done:?}");
     assert_eq!((story.fake.state(), story.fake.status().released_epoch), (Some(DomainState::Shutoff), Some(1)));
+    // It is wanted elsewhere after all: nothing of it stays here.
+    let moved = Story::of(vm("{runStrategy: Manual, memory: {size: 1Gi}, powerRequest: {id: a, action: Start}}", 1));
+    moved.pass(1.0).await;
+    for release in [Release::Halt, Release::Stop] {
+        moved.change(|vm| vm.status.as_mut().unwrap().placement.as_mut().unwrap().release = release);
+        moved.pass(120.0).await;
+    }
+    let done = moved.fake.done();
+    assert!(done.ends_with(&["undefine", "remove seed", "status"]), "{done:?}");
     // Whatever the API server says, it is not started at this epoch again.
     placement(|placement| placement.release = Release::None);
     story.pass(60.0).await;
