@@ -58,7 +58,10 @@ pub fn decide(view: &View, disks: &Disks, status: &VirtualMachineStatus, mut pla
             return waiting(placing, "Scheduling", reason, message);
         }
         if !is_leaving_at_once(pod) {
-            placing.after.push(delete_pod_at_once(pod));
+            // The scheduler may see it otherwise for a while: the next pod follows after a pause.
+            placing
+                .after
+                .push(delete_pod_at_once(pod, Some(format!("the host {node} can no longer take the VM: {why}"))));
         }
         let here = format!("the host {node} can no longer take the VM: {why}: another one is looked for");
         let (reason, message) = nowhere.unwrap_or(("Scheduling", here));
@@ -102,7 +105,7 @@ pub fn decide(view: &View, disks: &Disks, status: &VirtualMachineStatus, mut pla
 /// Deletion of a pod on which nothing was placed. On a host that is silent no kubelet would ever complete it.
 fn give_up(view: &View, pod: &Pod) -> Option<Action> {
     match node_of(pod) {
-        Some(node) if !view.hosts.is_live(node) => (!is_leaving_at_once(pod)).then(|| delete_pod_at_once(pod)),
+        Some(node) if !view.hosts.is_live(node) => (!is_leaving_at_once(pod)).then(|| delete_pod_at_once(pod, None)),
         _ => (!is_leaving_soon(pod)).then(|| delete_pod(pod, None)),
     }
 }

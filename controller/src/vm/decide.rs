@@ -148,7 +148,7 @@ pub fn delete_pods(view: &View) -> Vec<Action> {
 
 /// As [`delete_pods`], without asking their kubelets.
 pub fn delete_pods_at_once(view: &View) -> Vec<Action> {
-    view.pods.iter().filter(|pod| !is_leaving_at_once(pod)).map(|pod| delete_pod_at_once(pod)).collect()
+    view.pods.iter().filter(|pod| !is_leaving_at_once(pod)).map(|pod| delete_pod_at_once(pod, None)).collect()
 }
 
 /// Deletion of one pod in which nothing of the VM runs. One that somebody else has deleted has the time that its guest
@@ -159,8 +159,8 @@ pub fn delete_pod(pod: &Pod, failed: Option<String>) -> Action {
 }
 
 /// Deletion of one pod without asking its kubelet, which may be away for good or in no hurry.
-pub fn delete_pod_at_once(pod: &Pod) -> Action {
-    Action::DeletePod { name: name(pod).to_owned(), uid: uid(pod).to_owned(), grace: 0, failed: None }
+pub fn delete_pod_at_once(pod: &Pod, failed: Option<String>) -> Action {
+    Action::DeletePod { name: name(pod).to_owned(), uid: uid(pod).to_owned(), grace: 0, failed }
 }
 
 /// Whether the deletion of a pod has been asked for without any time for its kubelet.

@@ -42,7 +42,7 @@ fn a_device_that_another_vm_has_is_not_given_twice() {
 fn of_two_that_were_given_to_one_host_the_later_one_goes() {
     let bound = view(GPU, "").on(hosts(&[("a", HAS_GPU)])).pods(&[running(1, "a")]);
     let bound = with_claim_of(bound, &rival());
-    assert_eq!(outcome(&bound).0, ["delete pod-1 at once"], "the other one has it");
+    assert_eq!(outcome(&bound).0, ["delete pod-1 at once, which failed"], "the other one has it");
     let first = View { apart_from: vec!["rival".into()], ..bound };
     let (steps, status) = outcome(&first);
     assert_eq!((steps, status.unwrap().node_name.as_deref()), (vec![], Some("a")), "the other one came later");

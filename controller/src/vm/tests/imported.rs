@@ -108,7 +108,10 @@ fn no_other_host_can_take_it() {
     assert_eq!((reason, message), ("DataElsewhere", format!("{stays}the volume of the disk data lies on b")));
     assert_eq!(outcome(&with_disk().shared()).0, ["create pod 1 for a"], "whoever else sees its disks");
     let (steps, status) = outcome(&imported("", "nodeName: a").pods(&[running(1, "b")]));
-    assert_eq!((steps, placement(&status).release), (vec!["delete pod-1 at once".to_owned()], Release::None));
+    assert_eq!(
+        (steps, placement(&status).release),
+        (vec!["delete pod-1 at once, which failed".to_owned()], Release::None)
+    );
 }
 
 #[test]

@@ -145,7 +145,10 @@ fn a_pod_on_a_host_that_can_no_longer_take_the_vm_gives_way_to_another() {
     ] {
         let view = view(DISK, "").disk(disk).on(hosts).pods(&[pod]);
         let (steps, status) = outcome(&view);
-        assert_eq!((steps, scheduled(&status).1), (vec!["delete pod-1 at once".to_owned()], "Scheduling"));
+        assert_eq!(
+            (steps, scheduled(&status).1),
+            (vec!["delete pod-1 at once, which failed".to_owned()], "Scheduling")
+        );
         assert_eq!(status.unwrap().node_name, None);
     }
     let mut silent = hosts(&[("a", ""), ("b", POOL)]);
