@@ -49,7 +49,8 @@ pub fn make(dir: &Path) -> Result<(), Error> {
 }
 
 fn write(path: PathBuf, text: &str, mode: u32) -> Result<(), Error> {
-    let new = path.with_extension("new");
+    let mut new = path.clone().into_os_string();
+    new.push(".new");
     let written = OpenOptions::new()
         .create(true)
         .truncate(true)
@@ -102,9 +103,12 @@ mod tests {
         for _ in 0..2 {
             make(dir.path()).unwrap();
             server(dir.path()).unwrap();
+            // Left behind by one that was ended: its mode is not the key's.
+            fs::write(dir.path().join("tls.crt.new"), "").unwrap();
         }
         let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(KEY), mode(CA)), (0o600, 0o644));
+        fs::remove_file(dir.path().join("tls.crt.new")).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "the CA's key is nowhere");
         fs::write(dir.path().join(CERTIFICATE), "").unwrap();
         let error = server(dir.path()).unwrap_err();
