@@ -7,6 +7,7 @@ use kube::runtime::reflector::ObjectRef;
 use kubevmm_api::common::{ImageKind, NetworkKind};
 use kubevmm_api::{LABEL_VM, VirtualMachine, VirtualMachineDisk, condition, effective};
 
+use crate::budget;
 use crate::disk::decide::{existing_volume, names as names_disk, volume_name};
 use crate::hypervisor::reservation;
 use crate::key::Key;
@@ -25,6 +26,9 @@ pub fn dispatch(world: &World, queue: &Queue<Key>, change: &Change) {
             }
             held_disks(world, queue, &namespace, uid(vm.as_ref()));
             leaving_kinds(world, queue);
+            if budget::is_affected(world, &namespace, vm) {
+                queue.add(Key::Budget(namespace.clone()));
+            }
             if let Some(class) = &vm.spec.class_name {
                 queue.add(Key::Class(class.clone()));
             }
@@ -66,6 +70,7 @@ pub fn dispatch(world: &World, queue: &Queue<Key>, change: &Change) {
                 queue.add(Key::Hypervisor(host.clone()));
             }
         }
+        Change::Budget(budget) => queue.add(Key::Budget(budget.namespace().unwrap_or_default())),
         Change::Class(class) => {
             queue.add(Key::Class(class.name_any()));
             unplaced_vms(world, queue, None);
@@ -224,7 +229,12 @@ fn shared_kinds(world: &World, queue: &Queue<Key>) {
 
 fn everything(world: &World, queue: &Queue<Key>) {
     for vm in world.vms.state() {
-        queue.add(Key::Vm(vm.namespace().unwrap_or_default(), vm.name_any()));
+        let namespace = vm.namespace().unwrap_or_default();
+        queue.add(Key::Budget(namespace.clone()));
+        queue.add(Key::Vm(namespace, vm.name_any()));
+    }
+    for budget in world.budgets.state() {
+        queue.add(Key::Budget(budget.namespace().unwrap_or_default()));
     }
     for disk in world.disks.state() {
         queue.add(Key::Disk(disk.namespace().unwrap_or_default(), disk.name_any()));

@@ -19,6 +19,8 @@ pub enum Key {
     Class(String),
     /// A Hypervisor and its Node.
     Hypervisor(String),
+    /// The PodDisruptionBudget of a namespace.
+    Budget(String),
 }
 
 impl Key {

@@ -5,6 +5,7 @@
 //! is and what should be, `apply` takes them. Every write is made against the version that was looked at, so a stale
 //! mirror costs a retry and never a wrong decision.
 
+pub mod budget;
 pub mod class;
 pub mod context;
 pub mod disk;
@@ -167,6 +168,7 @@ async fn reconcile(context: &Context, key: &Key) -> Result<Option<Duration>, Err
         Key::Pool(name) => pool::reconcile(context, name).await,
         Key::Network(namespace, name) => network::reconcile(context, namespace.as_deref(), name).await,
         Key::Class(name) => class::reconcile(context, name).await,
+        Key::Budget(namespace) => budget::reconcile(context, namespace).await.map(|()| None),
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::runtime::reflector::{self, ObjectRef, Store, reflector, store::Writer};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
@@ -22,6 +23,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch as flag};
 use tokio::time::Instant;
 
+use crate::budget;
 use crate::error::Error;
 use crate::hosts::{Host, Hosts, Liveness, Source, is_out_of_service};
 use crate::hypervisor::reservation;
@@ -54,6 +56,8 @@ pub struct World {
     pub nodes: Store<Node>,
     /// Placement pods.
     pub pods: Store<Pod>,
+    /// The PodDisruptionBudgets of the placement pods.
+    pub budgets: Store<PodDisruptionBudget>,
     reservations: Store<Pod>,
     pods_by_vm: Mutex<HashMap<String, BTreeSet<(String, String)>>>,
     leases: Leases,
@@ -114,6 +118,8 @@ pub enum Change {
     Node(Box<Node>),
     /// A placement pod is new, changed or gone.
     Pod(Box<Pod>),
+    /// The PodDisruptionBudget of a namespace's placement pods is new, changed or gone.
+    Budget(PodDisruptionBudget),
     /// The reservation pod of a host is new, changed or gone.
     Reservation(Box<Pod>),
     /// The Lease of a host's executor says something new, or has run out.
@@ -147,6 +153,7 @@ impl World {
         let (nodes, node_writer) = reflector::store();
         let (pods, pod_writer) = reflector::store();
         let (reservations, reservation_writer) = reflector::store();
+        let (budgets, budget_writer) = reflector::store();
         let world = Arc::new(Self {
             vms,
             disks,
@@ -160,6 +167,7 @@ impl World {
             nodes,
             pods,
             reservations,
+            budgets,
             pods_by_vm: Mutex::default(),
             leases: Leases::new(SYSTEM_NAMESPACE, None),
             node_leases: Leases::new(NODE_LEASE_NAMESPACE, Some(EXTERNAL)),
@@ -170,6 +178,7 @@ impl World {
         let plain = watcher::Config::default;
         let pods = plain().labels(LABEL_VM);
         let reservations = plain().labels(reservation::LABEL);
+        let budgets = plain().fields(&format!("metadata.name={}", budget::NAME));
         let watches = vec![
             watch(client, plain(), vm_writer, &world, on_change, |_, _, vm| Change::Vm(Box::new(vm))),
             watch(client, plain(), disk_writer, &world, on_change, |_, _, disk| Change::Disk(Box::new(disk))),
@@ -196,6 +205,7 @@ impl World {
             watch(client, reservations, reservation_writer, &world, on_change, |_, _, pod| {
                 Change::Reservation(Box::new(pod))
             }),
+            watch(client, budgets, budget_writer, &world, on_change, |_, _, budget| Change::Budget(budget)),
             watch_leases(client, &world, |world| &world.leases, on_change).boxed(),
             watch_leases(client, &world, |world| &world.node_leases, on_change).boxed(),
             expire_leases(client, &world, |world| &world.leases, on_change).boxed(),
@@ -219,6 +229,7 @@ impl World {
         self.nodes.wait_until_ready().await.map_err(ended)?;
         self.pods.wait_until_ready().await.map_err(ended)?;
         self.reservations.wait_until_ready().await.map_err(ended)?;
+        self.budgets.wait_until_ready().await.map_err(ended)?;
         // Without the Leases every host would look lost.
         self.leases.wait_until_listed().await;
         self.node_leases.wait_until_listed().await;

@@ -4,6 +4,9 @@ use kubevmm_api::EVICTION_BLOCKED;
 
 use crate::error::{Error, one_line};
 
+/// The API server's own cause, when a PodDisruptionBudget keeps a pod.
+const BUDGET: &str = "DisruptionBudget";
+
 /// Where a VM has got to.
 #[derive(Debug)]
 pub(crate) enum Step {
@@ -25,18 +28,24 @@ pub(crate) fn step<T>(answer: kube::Result<T>, failure: impl Fn(kube::Error) -> 
         Err(kube::Error::Api(status)) if status.code == 429 => {
             let words = one_line(said(&status.message));
             let causes = status.details.iter().flat_map(|details| &details.causes);
-            let stays = causes.into_iter().any(|cause| cause.reason == EVICTION_BLOCKED);
-            if stays { Step::Stays(words) } else { Step::Leaving(words) }
+            match causes.map(|cause| cause.reason.as_str()).find(|reason| [EVICTION_BLOCKED, BUDGET].contains(reason)) {
+                Some(EVICTION_BLOCKED) => Step::Stays(words),
+                // It is asked only when the webhook has not answered.
+                Some(_) => without_controller(&status.message),
+                None => Step::Leaving(words),
+            }
         }
-        // The webhook's own failure: the API server lets no eviction pass then.
-        Err(kube::Error::Api(status)) if status.code >= 500 => {
-            Step::Leaving(format!("waits for the controller of KubeVMM to answer: {}", one_line(&status.message)))
-        }
+        // As the API server says when a pod has two budgets.
+        Err(kube::Error::Api(status)) if status.code >= 500 => without_controller(&status.message),
         Err(error) => match failure(error) {
             error @ Error::Unreachable { .. } => Step::Leaving(error.to_string()),
             error => Step::Failed(error),
         },
     }
+}
+
+fn without_controller(message: &str) -> Step {
+    Step::Leaving(format!("waits for the controller of KubeVMM to answer: {}", one_line(message)))
 }
 
 /// What the webhook says, without how the API server introduces it and what concerns kubectl.
@@ -74,8 +83,12 @@ mod tests {
 
     #[test]
     fn a_webhook_that_is_away_is_waited_for() {
-        let Step::Leaving(words) = of(r#"{"code": 500, "message": "failed calling webhook"}"#) else { panic!() };
-        assert!(words.starts_with("waits for the controller of KubeVMM to answer: failed calling"), "{words}");
+        let kept =
+            r#"{"code": 429, "message": "Cannot evict", "details": {"causes": [{"reason": "DisruptionBudget"}]}}"#;
+        for (answer, why) in [(kept, "Cannot evict"), (r#"{"code": 500, "message": "two budgets"}"#, "two budgets")] {
+            let Step::Leaving(words) = of(answer) else { panic!() };
+            assert_eq!(words, format!("waits for the controller of KubeVMM to answer: {why}"));
+        }
         let forbidden = of(r#"{"code": 403, "message": "pods \"web\" is forbidden"}"#);
         assert!(matches!(forbidden, Step::Failed(Error::Forbidden(_))), "{forbidden:?}");
     }
