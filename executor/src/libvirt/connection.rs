@@ -256,7 +256,10 @@ impl Connection {
             let conn = connection.raw()?;
             call(conn).map_err(|failure| connection.judge(operation, failure))
         };
-        self.inner.pool.run(limit, call).await.map_err(|failure| failure.on(operation, object))
+        let since = Instant::now();
+        let answer = self.inner.pool.run(limit, call).await;
+        tracing::trace!(operation, object, seconds = since.elapsed().as_secs_f32(), "a call of libvirt");
+        answer.map_err(|failure| failure.on(operation, object))
     }
 
     /// An RPC error may also come from a daemon behind the one that we talk to (virtqemud keeps one connection to each of
