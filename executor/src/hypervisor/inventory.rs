@@ -1,7 +1,7 @@
-//! What is on the host: read when libvirt is connected and at each new session, then kept current by libvirt's events.
+//! The domains of the host: read when libvirt is connected and at each new session, then kept current by libvirt's events.
+//! Others wait for this list, and it waits for nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,18 +17,17 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::devices::Place;
-use super::status::{Domains, HostFacts, accelerator};
+use super::status::Domains;
 use super::usage::{Found, Size, held, used};
 use super::{devices, offers, take_up};
 use crate::Error;
 use crate::api::limited;
 use crate::host::Context;
-use crate::kvm::{self, KvmProbe};
 use crate::lease::Session;
-use crate::libvirt::{Connection, Domain, DomainEvent, DomainFilter, Event, Impact, Lifecycle, XmlOptions};
+use crate::libvirt::{Connection, Domain, DomainEvent, DomainFilter, Event, Impact, Lifecycle, LinkState, XmlOptions};
 
 /// The pause after something that failed.
-const RETRY: Duration = Duration::from_secs(2);
+pub(super) const RETRY: Duration = Duration::from_secs(2);
 /// The pause before a domain is asked again that libvirt did not answer for.
 pub(super) const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// The pause between two reports in which only foreign domains differ: others may start and stop theirs all the time.
@@ -40,23 +39,21 @@ const AT_A_TIME: usize = 4;
 
 /// Reports the host for as long as the process lives.
 pub async fn run(context: Context, session: Session) {
-    let probed = kvm::probe(Path::new(kvm::DEVICE)).await;
-    tokio::join!(offers::run(context.clone(), probed.clone()), report(context, session, probed));
+    tokio::join!(offers::run(context.clone()), report(context, session));
 }
 
-/// Reports the domains, the accelerator, and what libvirt says of itself.
-async fn report(context: Context, session: Session, probed: KvmProbe) {
+/// Reports the domains, and whether libvirt can be reached.
+async fn report(context: Context, session: Session) {
     let mut events = context.libvirt_events.subscribe();
     let mut sessions = session.subscribe();
     let mut vms = context.store.vms.changes();
-    let mut hypervisors = context.store.hypervisors.changes();
+    // Before the first attempt to connect has ended, nothing can be said of libvirt.
+    drop(context.libvirt.state().wait_for(|state| *state != LinkState::Connecting).await.map(drop));
     let mut inventory = Inventory {
         context,
         session,
-        probed,
         domains: BTreeMap::new(),
         stale: true,
-        policy_stale: true,
         to_look_at: BTreeSet::new(),
         unanswered: BTreeMap::new(),
         reported: None,
@@ -76,7 +73,6 @@ async fn report(context: Context, session: Session, probed: KvmProbe) {
             },
             _ = sessions.changed() => inventory.stale = true,
             _ = vms.changed() => {}
-            _ = hypervisors.changed() => inventory.policy_stale = true,
             () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
         }
     }
@@ -85,11 +81,9 @@ async fn report(context: Context, session: Session, probed: KvmProbe) {
 struct Inventory {
     context: Context,
     session: Session,
-    probed: KvmProbe,
     domains: BTreeMap<Uuid, Found>,
     /// The list must be read anew.
     stale: bool,
-    policy_stale: bool,
     /// Domains of which an event has told.
     to_look_at: BTreeSet<Uuid>,
     /// Domains that libvirt did not answer for, and when to ask again: the last that is known of them stays.
@@ -160,9 +154,6 @@ impl Inventory {
 
     /// Brings the report up to date with what is known.
     async fn refresh(&mut self) -> Result<(), Error> {
-        if std::mem::take(&mut self.policy_stale) {
-            self.report_accelerator();
-        }
         let connection = match self.context.libvirt.connection() {
             Ok(connection) => connection,
             Err(error) => {
@@ -189,7 +180,6 @@ impl Inventory {
                 self.context.report.ready(Wanted::no(condition::READY, "LibvirtError", message));
                 return Err(error);
             }
-            self.context.report.facts(read_facts(connection).await?);
             let message = format!("connected to {}", connection.requested_uri());
             self.context.report.ready(Wanted::yes(condition::READY, "Connected", message));
             self.stale = false;
@@ -234,11 +224,6 @@ impl Inventory {
         let Some(mark) = domain.mark.as_ref().filter(|_| !domain.orphan) else { return false };
         let vm = self.context.store.vms.get(&mark.namespace, &mark.name);
         vm.is_none_or(|vm| vm.spec.management == Management::Manage)
-    }
-
-    fn report_accelerator(&self) {
-        let policy = self.context.store.hypervisors.get_cluster(&self.context.node).map(|h| h.spec.accelerator);
-        self.context.report.accelerator(accelerator(policy.unwrap_or_default(), &self.probed));
     }
 
     /// Reads all domains. One that libvirt does not answer for stays as it is known; of one that never was, nothing can be
@@ -413,25 +398,6 @@ async fn mark(domain: &Domain) -> Result<Option<DomainMark>, Error> {
             Ok(None)
         }
     }
-}
-
-async fn read_facts(connection: &Connection) -> Result<HostFacts, Error> {
-    let (uri, driver, libvirt, hypervisor, node) = tokio::try_join!(
-        connection.uri(),
-        connection.hypervisor_type(),
-        connection.lib_version(),
-        connection.hypervisor_version(),
-        connection.node_info()
-    )?;
-    Ok(HostFacts {
-        uri,
-        driver,
-        libvirt_version: libvirt.to_string(),
-        hypervisor_version: hypervisor.map(|version| version.to_string()),
-        architecture: node.model,
-        cpus: node.cpus,
-        memory_bytes: node.memory_bytes,
-    })
 }
 
 /// Passes libvirt's events on to all who listen, for as long as there are any.

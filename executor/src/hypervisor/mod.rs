@@ -112,7 +112,8 @@ impl HostReport {
         self.set(|pieces| pieces.accelerator = Some(accelerator));
     }
 
-    /// The condition Ready.
+    /// The condition Ready; `True` is not written before [`facts`](Self::facts) and
+    /// [`accelerator`](Self::accelerator) are known.
     pub fn ready(&self, ready: Wanted) {
         self.set(|pieces| pieces.ready = Some(ready));
     }

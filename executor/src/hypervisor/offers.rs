@@ -1,22 +1,24 @@
-//! What the host offers to guests: its capabilities, read when libvirt is connected and when the accelerator changes, and
-//! its devices, kept current by libvirt's events. It has a loop of its own, for libvirt may start a QEMU to find out, and
-//! nobody shall wait for that to learn of the domains.
+//! What the host is and offers to guests: how their CPUs run, what libvirt says of itself and the host, its capabilities,
+//! read when libvirt is connected and when the accelerator changes, and its devices, kept current by libvirt's events. It
+//! has a loop of its own: KVM is tried for seconds where it hangs, libvirt may start a QEMU to find out, and nobody shall
+//! wait for that to learn of the domains.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use futures::StreamExt as _;
 use kubevmm_api::common::Accelerator;
-use kubevmm_api::hypervisor::HostDevice;
+use kubevmm_api::hypervisor::{AcceleratorStatus, HostDevice};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
 use super::capabilities::{self, Documents};
-use super::inventory::ASK_AGAIN;
-use super::status::accelerator;
+use super::inventory::{ASK_AGAIN, RETRY};
+use super::status::{HostFacts, accelerator};
 use super::{devices, take_up};
 use crate::Error;
 use crate::host::Context;
-use crate::kvm::KvmProbe;
+use crate::kvm::{self, KvmProbe};
 use crate::libvirt::{Connection, ErrorCode, Event, NodeDevice};
 
 /// Calls about devices at a time: others have calls to make as well.
@@ -25,12 +27,15 @@ const AT_A_TIME: usize = 2;
 const MOST_READ: usize = 4096;
 
 /// Reports what the host offers for as long as the process lives.
-pub(super) async fn run(context: Context, probed: KvmProbe) {
+pub(super) async fn run(context: Context) {
+    let probed = kvm::probe(Path::new(kvm::DEVICE)).await;
     let mut events = context.libvirt_events.subscribe();
     let mut hypervisors = context.store.hypervisors.changes();
     let mut offers = Offers {
         context,
         probed,
+        accelerator: None,
+        architecture: None,
         read_for: None,
         stale: true,
         devices: BTreeMap::new(),
@@ -56,6 +61,10 @@ pub(super) async fn run(context: Context, probed: KvmProbe) {
 struct Offers {
     context: Context,
     probed: KvmProbe,
+    /// The accelerator as it was told last.
+    accelerator: Option<AcceleratorStatus>,
+    /// The host's; `None`: what libvirt says of it must be read.
+    architecture: Option<String>,
     /// The accelerator that the capabilities were read for; `None`: they must be read.
     read_for: Option<Accelerator>,
     /// The devices must be read anew.
@@ -74,11 +83,15 @@ impl Offers {
     fn note(&mut self, event: Result<&Event, &RecvError>) {
         match event {
             Ok(Event::Connected { .. } | Event::Disconnected { .. }) => {
+                self.architecture = None;
                 self.read_for = None;
                 self.stale = true;
                 self.ask_again = None;
             }
-            Err(_) | Ok(Event::Lost) => self.stale = true,
+            Err(_) | Ok(Event::Lost) => {
+                self.architecture = None;
+                self.stale = true;
+            }
             Ok(Event::NodeDevice { name }) if devices::may_be_one(name) => drop(self.to_look_at.insert(name.clone())),
             Ok(_) => {}
         }
@@ -86,22 +99,36 @@ impl Offers {
 
     /// Brings the report up to date with what is known.
     async fn refresh(&mut self) {
+        let policy = self.context.store.hypervisors.get_cluster(&self.context.node).map(|it| it.spec.accelerator);
+        let accelerator = accelerator(policy.unwrap_or_default(), &self.probed);
+        let kind = accelerator.kind;
+        if self.accelerator.as_ref() != Some(&accelerator) {
+            self.context.report.accelerator(accelerator.clone());
+            self.accelerator = Some(accelerator);
+        }
         // The return of libvirt is told.
         let Ok(connection) = self.context.libvirt.connection() else { return };
         if self.ask_again.is_some() {
             return;
         }
-        let policy = self.context.store.hypervisors.get_cluster(&self.context.node).map(|it| it.spec.accelerator);
-        let kind = accelerator(policy.unwrap_or_default(), &self.probed).kind;
         if let Err(error) = self.refresh_from(&connection, kind).await {
             tracing::warn!(%error, "cannot read what this host offers to guests; trying again");
-            self.ask_again = Some(Instant::now() + ASK_AGAIN);
+            // Without the first of it the host is not ready.
+            self.ask_again = Some(Instant::now() + if self.architecture.is_some() { ASK_AGAIN } else { RETRY });
         }
     }
 
     async fn refresh_from(&mut self, connection: &Connection, kind: Accelerator) -> Result<(), Error> {
+        let architecture = match &self.architecture {
+            Some(architecture) => architecture.clone(),
+            None => {
+                let facts = read_facts(connection).await?;
+                let architecture = self.architecture.insert(facts.architecture.clone()).clone();
+                self.context.report.facts(facts);
+                architecture
+            }
+        };
         if self.read_for != Some(kind) {
-            let architecture = connection.node_info().await?.model;
             let documents = documents(connection, &architecture, kind).await?;
             match capabilities::read(&documents, &architecture, kind) {
                 Ok(offers) => self.context.report.offers(offers),
@@ -184,6 +211,25 @@ async fn read(device: NodeDevice) -> Result<Option<HostDevice>, Error> {
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+async fn read_facts(connection: &Connection) -> Result<HostFacts, Error> {
+    let (uri, driver, libvirt, hypervisor, node) = tokio::try_join!(
+        connection.uri(),
+        connection.hypervisor_type(),
+        connection.lib_version(),
+        connection.hypervisor_version(),
+        connection.node_info()
+    )?;
+    Ok(HostFacts {
+        uri,
+        driver,
+        libvirt_version: libvirt.to_string(),
+        hypervisor_version: hypervisor.map(|version| version.to_string()),
+        architecture: node.model,
+        cpus: node.cpus,
+        memory_bytes: node.memory_bytes,
+    })
 }
 
 /// Asks libvirt. What a driver does not tell of domains is left out.

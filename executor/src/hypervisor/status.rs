@@ -40,7 +40,7 @@ pub struct Pieces {
     pub devices: Option<(Vec<HostDevice>, usize)>,
     /// The domains.
     pub domains: Option<Domains>,
-    /// The condition Ready.
+    /// The condition Ready, as far as libvirt and its domains go.
     pub ready: Option<Wanted>,
 }
 
@@ -138,7 +138,9 @@ pub(super) fn merged(
     }
     status.allocatable = usage::allocatable(spec, &status);
     status.usage = usage::in_words(&status);
-    if let Some(ready) = &pieces.ready {
+    // VMs may be placed on a host that is ready: what it is must be known, too. That is found out beside.
+    let known = pieces.facts.is_some() && pieces.accelerator.is_some();
+    if let Some(ready) = pieces.ready.as_ref().filter(|ready| known || ready.status != Some(true)) {
         status.conditions = vec![ready.over(&before.conditions, generation, now)];
     }
     status
@@ -213,6 +215,22 @@ mod tests {
     fn piece(session: &str, domains: Vec<HostDomain>) -> Domains {
         let usage = |vcpus| HostUsage { domains: 1, vcpus, memory: Quantity::from_bytes(1 << 30) };
         Domains { session: session.into(), domains, used: usage(3), unmanaged: usage(1), held: BTreeMap::new() }
+    }
+
+    fn facts() -> HostFacts {
+        HostFacts {
+            uri: "qemu:///system".into(),
+            driver: "QEMU".into(),
+            libvirt_version: "11.3.0".into(),
+            hypervisor_version: None,
+            architecture: "x86_64".into(),
+            cpus: 4,
+            memory_bytes: 4 << 30,
+        }
+    }
+
+    fn tcg() -> AcceleratorStatus {
+        accelerator(AcceleratorPolicy::TCG, &KvmProbe::Usable)
     }
 
     fn over_nothing(pieces: &Pieces) -> HypervisorStatus {
@@ -342,16 +360,7 @@ mod tests {
 
     #[test]
     fn how_full_the_host_is_follows_from_what_was_found() {
-        let facts = HostFacts {
-            uri: "qemu:///system".into(),
-            driver: "QEMU".into(),
-            libvirt_version: "11.3.0".into(),
-            hypervisor_version: None,
-            architecture: "x86_64".into(),
-            cpus: 4,
-            memory_bytes: 4 << 30,
-        };
-        let pieces = Pieces { facts: Some(facts), domains: Some(piece("s", Vec::new())), ..Default::default() };
+        let pieces = Pieces { facts: Some(facts()), domains: Some(piece("s", Vec::new())), ..Default::default() };
         let words = over_nothing(&pieces).usage.unwrap();
         assert_eq!((words.cpu.as_str(), words.memory.as_str()), ("3/4", "1Gi/4Gi (25%)"));
         let spec = serde_yaml_ng::from_str("{overcommit: {cpu: 2}, systemReserved: {memory: 2Gi}}").unwrap();
@@ -361,11 +370,34 @@ mod tests {
         assert_eq!(after.unmanaged.unwrap().vcpus, 1);
     }
 
+    /// On a host that is ready VMs are placed, by what it is; its domains alone are told as soon as they are known.
+    #[test]
+    fn a_host_is_ready_once_it_is_known_what_it_is() {
+        let wanted = |ready| Pieces { ready: Some(ready), ..Default::default() };
+        let yes = || wanted(Wanted::yes(condition::READY, "Connected", ""));
+        let with_domains = Pieces { domains: Some(piece("s", Vec::new())), ..yes() };
+        let with_facts = Pieces { facts: Some(facts()), ..yes() };
+        let with_accelerator = Pieces { accelerator: Some(tcg()), ..yes() };
+        for pieces in [&with_domains, &with_facts, &with_accelerator] {
+            assert_eq!(over_nothing(pieces).conditions, []);
+        }
+        assert_eq!(over_nothing(&with_domains).session.as_deref(), Some("s"));
+        let complete = Pieces { accelerator: Some(tcg()), ..with_facts };
+        let ready = over_nothing(&complete);
+        assert!(condition::is_true(&ready.conditions, condition::READY));
+
+        let over = |pieces| merged(&HypervisorSpec::default(), &ready, &pieces, Some(1), &at(2));
+        assert_eq!(over(yes()).conditions, ready.conditions, "a new process has not found out yet");
+        let lost = over(wanted(Wanted::no(condition::READY, "LibvirtUnavailable", "no socket")));
+        assert_eq!(lost.conditions[0].status, "False", "bad news are told at once");
+    }
+
     #[test]
     fn the_same_again_is_no_change() {
-        let ready = Wanted::yes(condition::READY, "Connected", "");
-        let pieces = Pieces { ready: Some(ready), ..Default::default() };
+        let ready = Some(Wanted::yes(condition::READY, "Connected", ""));
+        let pieces = Pieces { ready, facts: Some(facts()), accelerator: Some(tcg()), ..Default::default() };
         let first = over_nothing(&pieces);
+        assert_eq!(first.conditions.len(), 1);
         assert_eq!(merged(&HypervisorSpec::default(), &first, &pieces, Some(1), &at(2)), first);
     }
 
