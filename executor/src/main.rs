@@ -263,9 +263,8 @@ async fn run(options: Options) -> anyhow::Result<()> {
         None => lock(options.lock_file(at)).await?,
     };
 
-    let cluster = cluster_id(&client).await;
     let (store, vms) = Store::start(&client, &node);
-    store.ready().await;
+    let (cluster, ()) = tokio::join!(cluster_id(&client), store.ready());
     let address = options.libvirt_uri.map_or(libvirt::Address::RunDir(options.libvirt_run_dir), libvirt::Address::Uri);
     tracing::info!(node, libvirt = %address, "the executor has started");
     let (libvirt, events) = libvirt::Hypervisor::start(address, libvirt::Options::default());
