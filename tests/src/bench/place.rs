@@ -50,6 +50,9 @@ impl Place {
             lab.kubectl(["apply", "--server-side", "-f", &work_tree().join("yamls").join(file).to_string_lossy()])?;
         }
         lab.kubectl(["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"])?;
+        // Who is the first to ask for a new kind is told to come back in a second: that is no part of any start.
+        let kinds = lab.kubectl(["get", "crd", "-o", "jsonpath={.items[*].metadata.name}"])?;
+        lab.kubectl(["get", "--all-namespaces", &kinds.trim().replace(' ', ",")])?;
         Ok(place)
     }
 
