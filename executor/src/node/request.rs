@@ -121,7 +121,7 @@ fn request(node: &str, key: &KeyPair) -> Result<CertificateSigningRequest, Error
     let pem = params.serialize_request(key).and_then(|request| request.pem()).map_err(failed)?;
     let hash = names::short_hash(&key.public_key_pem(), 16);
     Ok(CertificateSigningRequest {
-        metadata: ObjectMeta { name: Some(format!("kubevmm-{node}-{hash}")), ..ObjectMeta::default() },
+        metadata: ObjectMeta { name: Some(format!("kubevmm-{}-{hash}", names::fit(node))), ..ObjectMeta::default() },
         spec: CertificateSigningRequestSpec {
             request: ByteString(pem.into_bytes()),
             signer_name: SIGNER.into(),
@@ -143,6 +143,8 @@ mod tests {
         assert_eq!(made.spec.signer_name, "kubernetes.io/kube-apiserver-client-kubelet");
         assert_eq!(made.metadata.name, request("kvm1", &key).unwrap().metadata.name, "the same key finds it again");
         assert_ne!(made.metadata.name, request("kvm1", &KeyPair::generate().unwrap()).unwrap().metadata.name);
+        let long = request(&"n".repeat(253), &key).unwrap().metadata.name.unwrap();
+        assert!(long.len() <= 253, "a Node's name may be as long as the request's: {long}");
         let (_, pem) = x509_parser::pem::parse_x509_pem(&made.spec.request.0).unwrap();
         use x509_parser::prelude::FromDer;
         let (_, request) =
