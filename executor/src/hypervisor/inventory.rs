@@ -13,6 +13,7 @@ use kubevmm_api::condition::{self, Wanted};
 use kubevmm_api::hypervisor::{DomainMark, HostDomain, HostUsage};
 use kubevmm_api::vm::{DomainState, Management};
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -39,11 +40,12 @@ const AT_A_TIME: usize = 4;
 
 /// Reports the host for as long as the process lives.
 pub async fn run(context: Context, session: Session) {
-    tokio::join!(offers::run(context.clone()), report(context, session));
+    let (told, domains_told) = watch::channel(false);
+    tokio::join!(offers::run(context.clone(), domains_told), report(context, session, told));
 }
 
 /// Reports the domains, and whether libvirt can be reached.
-async fn report(context: Context, session: Session) {
+async fn report(context: Context, session: Session, told: watch::Sender<bool>) {
     let mut events = context.libvirt_events.subscribe();
     let mut sessions = session.subscribe();
     let mut vms = context.store.vms.changes();
@@ -57,6 +59,7 @@ async fn report(context: Context, session: Session) {
         to_look_at: BTreeSet::new(),
         unanswered: BTreeMap::new(),
         reported: None,
+        told,
     };
     let mut retry = None;
     loop {
@@ -89,6 +92,8 @@ struct Inventory {
     /// Domains that libvirt did not answer for, and when to ask again: the last that is known of them stays.
     unanswered: BTreeMap<Uuid, Instant>,
     reported: Option<Reported>,
+    /// Whether there has been a report.
+    told: watch::Sender<bool>,
 }
 
 /// The last report of the domains.
@@ -207,6 +212,7 @@ impl Inventory {
             unmanaged: unmanaged.clone(),
             held: held(self.without_placement()),
         });
+        self.told.send_replace(true);
         self.reported = Some(Reported { session, domains: self.domains.clone(), unmanaged, at: now });
     }
 

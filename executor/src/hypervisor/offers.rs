@@ -10,6 +10,7 @@ use futures::StreamExt as _;
 use kubevmm_api::common::Accelerator;
 use kubevmm_api::hypervisor::{AcceleratorStatus, HostDevice};
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::capabilities::{self, Documents};
@@ -26,8 +27,9 @@ const AT_A_TIME: usize = 2;
 /// Most devices that are read; hosts with many virtual functions have some thousands.
 const MOST_READ: usize = 4096;
 
-/// Reports what the host offers for as long as the process lives.
-pub(super) async fn run(context: Context) {
+/// Reports what the host offers for as long as the process lives. libvirt is not asked before its domains have been told:
+/// while it tries a QEMU, other calls may wait as well.
+pub(super) async fn run(context: Context, mut domains_told: watch::Receiver<bool>) {
     let probed = kvm::probe(Path::new(kvm::DEVICE)).await;
     let mut events = context.libvirt_events.subscribe();
     let mut hypervisors = context.store.hypervisors.changes();
@@ -44,7 +46,8 @@ pub(super) async fn run(context: Context) {
         ask_again: None,
     };
     loop {
-        offers.refresh().await;
+        let may_ask = *domains_told.borrow_and_update();
+        offers.refresh(may_ask).await;
         let wake = offers.ask_again;
         tokio::select! {
             event = events.recv() => {
@@ -53,6 +56,7 @@ pub(super) async fn run(context: Context) {
                 }
             }
             _ = hypervisors.changed() => {}
+            Ok(()) = domains_told.changed() => {}
             () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => offers.ask_again = None,
         }
     }
@@ -98,7 +102,7 @@ impl Offers {
     }
 
     /// Brings the report up to date with what is known.
-    async fn refresh(&mut self) {
+    async fn refresh(&mut self, may_ask: bool) {
         let policy = self.context.store.hypervisors.get_cluster(&self.context.node).map(|it| it.spec.accelerator);
         let accelerator = accelerator(policy.unwrap_or_default(), &self.probed);
         let kind = accelerator.kind;
@@ -108,7 +112,7 @@ impl Offers {
         }
         // The return of libvirt is told.
         let Ok(connection) = self.context.libvirt.connection() else { return };
-        if self.ask_again.is_some() {
+        if !may_ask || self.ask_again.is_some() {
             return;
         }
         if let Err(error) = self.refresh_from(&connection, kind).await {
