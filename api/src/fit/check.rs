@@ -187,6 +187,10 @@ fn at_home(needs: &Requirements, host: &HostFacts<'_>) -> Result<(), Refusal> {
         let message = format!("the VM is an imported one, which stays on its host {home}");
         return Err(Refusal::lasting(Why::Home, message));
     }
+    if let Some(node) = needs.state_node.as_deref().filter(|node| *node != host.name) {
+        let message = format!("the variables of the VM's UEFI, or the state of its TPM, lie on {node}");
+        return Err(Refusal::lasting(Why::Data, message));
+    }
     match needs.local_disks.iter().find(|disk| disk.node != host.name) {
         None => Ok(()),
         Some(disk) => {

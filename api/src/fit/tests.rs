@@ -212,7 +212,11 @@ fn each_network_is_there_and_ready_or_can_be_made() {
 #[test]
 fn data_and_an_imported_domain_stay_where_they_are() {
     accepts("home: a", "");
-    accepts("localDisks: [{name: data, node: a}]", "");
+    accepts("localDisks: [{name: data, node: a}], stateNode: a", "");
+    let state = "the variables of the VM's UEFI, or the state of its TPM, lie on b";
+    refuses("stateNode: b", "", "DataElsewhere", state);
+    // No host has both: it stays where it is.
+    refuses("localDisks: [{name: data, node: a}], stateNode: b", "", "DataElsewhere", state);
     refuses("home: b", "", "DataElsewhere", "the VM is an imported one, which stays on its host b");
     refuses(
         "localDisks: [{name: root, node: a}, {name: data, node: b}]",

@@ -3,6 +3,7 @@
 //! It is the analyser's YAML: attributes and children of an element are keys, an attribute of the name of a child leaves
 //! the child the key `<name>`, and the text of an element that has attributes is its `value`.
 
+use kubevmm_api::VirtualMachine;
 use kubevmm_api::hypervisor::DeviceBus;
 use kubevmm_api::requirements::{DeviceNeed, Requirements};
 use serde_json::{Map, Value};
@@ -67,6 +68,12 @@ pub fn keeps_state(domain: &Map<String, Value>) -> bool {
         || text(child(child(os, "loader"), "type")).as_deref() == Some("pflash");
     let emulated = |tpm: &Value| text(child(child(tpm, "backend"), "type")).as_deref() == Some("emulator");
     uefi || list(top("devices"), "tpms").any(emulated)
+}
+
+/// The same of a VM: by its spec, or by what it was last started with.
+pub fn has_state(vm: &VirtualMachine) -> bool {
+    let effective = vm.status.as_ref().and_then(|status| status.effective.as_ref());
+    vm.spec.domain.iter().chain(effective.map(|effective| &effective.domain)).any(keeps_state)
 }
 
 fn host_device(device: &Value) -> Option<DeviceNeed> {

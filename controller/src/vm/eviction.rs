@@ -20,7 +20,7 @@ use kubevmm_api::{EVICT, VirtualMachineDisk};
 use crate::object::{enumerate, is_deleting, name, uid};
 use crate::vm::decide::{Action, delete_pod};
 use crate::vm::disks::{Disks, is_shared, names_of};
-use crate::vm::domain_needs::keeps_state;
+use crate::vm::domain_needs::has_state;
 use crate::vm::placement::Placing;
 use crate::vm::pod::disruption;
 use crate::vm::view::View;
@@ -48,8 +48,7 @@ pub fn verdict(view: &View, disks: &Disks, preempted: bool) -> Verdict {
     let local: Vec<Arc<VirtualMachineDisk>> =
         disks.held.iter().flatten().filter(|disk| !is_shared(view, disk)).cloned().collect();
     let imported = view.home().is_some();
-    let keeps_state = view.vm.spec.domain.as_ref().is_some_and(keeps_state);
-    if disks.held.is_some() && local.is_empty() && !imported && !keeps_state {
+    if disks.held.is_some() && local.is_empty() && !imported && !has_state(&view.vm) {
         return Verdict::Move;
     }
     let not_taken_over = view.vm.spec.existing_domain.is_some()

@@ -43,7 +43,7 @@ pub fn requirements(view: &View, spec: &EffectiveSpec) -> Result<Requirements, M
         ..Default::default()
     };
     domain_needs::add(&spec.domain, &mut needs);
-    if domain_needs::keeps_state(&spec.domain) {
+    if domain_needs::keeps_state(&spec.domain) || domain_needs::has_state(&view.vm) {
         needs.state_node = defined_on(view).map(Into::into);
     }
     Ok(needs)
