@@ -29,7 +29,9 @@ pub(super) fn check(needs: &Requirements, claims: OnHost<'_>, offer: &Offer) -> 
         if all.is_empty() {
             return Err(missing(offer, device));
         }
-        let domains: Option<Vec<&str>> = all.iter().map(|index| foreign(*index)).collect();
+        let nearby =
+            |index: &usize| (0..offer.devices.len()).filter(|other| together(offer, *index, *other)).find_map(foreign);
+        let domains: Option<Vec<&str>> = all.iter().map(nearby).collect();
         if let Some(domain) = domains.as_ref().and_then(|domains| domains.first()) {
             let message = format!(
                 "the domain {domain} of the host has its {}: shut that domain down, or use another device",
@@ -66,11 +68,13 @@ fn give<'a>(offer: &Offer, need: &DeviceNeed, to: Owner<'a>, given: &mut HashMap
 
 /// Who has the device, or another one that can only be given away together with it.
 fn holder<'a>(offer: &Offer, index: usize, given: &HashMap<usize, Owner<'a>>) -> Option<Owner<'a>> {
-    let group = offer.devices.get(index).and_then(|device| device.iommu_group);
-    let together = |other: usize| {
-        other == index || group.is_some() && offer.devices.get(other).is_some_and(|device| device.iommu_group == group)
-    };
-    given.iter().find(|(other, _)| together(**other)).map(|(_, owner)| *owner)
+    given.iter().find(|(other, _)| together(offer, index, **other)).map(|(_, owner)| *owner)
+}
+
+/// Whether two devices are one, or of one IOMMU group.
+fn together(offer: &Offer, index: usize, other: usize) -> bool {
+    let group = |index: usize| offer.devices.get(index).and_then(|device| device.iommu_group);
+    other == index || group(index).is_some() && group(index) == group(other)
 }
 
 fn matching<'a>(offer: &'a Offer, need: &'a DeviceNeed) -> impl Iterator<Item = usize> + 'a {
