@@ -198,7 +198,7 @@ impl World {
                 world.forget_hosts();
                 Change::Node(Box::new(node))
             }),
-            watch(client, pods, pod_writer, &world, on_change, |world, there, pod| {
+            watch_listed(client, pods, pod_writer, &world, on_change, World::index_pods, |world, there, pod| {
                 world.index_pod(&pod, there);
                 Change::Pod(Box::new(pod))
             }),
@@ -303,10 +303,13 @@ impl World {
         Arc::clone(&self.claims)
     }
 
-    /// Forgets the claims of pods that are gone without a word.
-    fn check_claims(&self) {
-        let there = self.pods.state().iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
-        self.claims.write().unwrap_or_else(PoisonError::into_inner).retain(&there);
+    /// The pods that have been listed are all that there are.
+    fn index_pods(&self) {
+        *self.claims.write().unwrap_or_else(PoisonError::into_inner) = Claims::default();
+        lock(&self.pods_by_vm).clear();
+        for pod in self.pods.state() {
+            self.index_pod(&pod, true);
+        }
     }
 
     fn index_pod(&self, pod: &Pod, there: bool) {
@@ -330,12 +333,29 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// One watch.
 fn watch<K>(
     client: &Client,
     config: watcher::Config,
     writer: Writer<K>,
     world: &Arc<World>,
     on_change: &OnChange,
+    change: impl Fn(&World, bool, K) -> Change + Send + 'static,
+) -> Watch
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    watch_listed(client, config, writer, world, on_change, |_| (), change)
+}
+
+/// As [`watch`], with what is done when everything has been listed anew.
+fn watch_listed<K>(
+    client: &Client,
+    config: watcher::Config,
+    writer: Writer<K>,
+    world: &Arc<World>,
+    on_change: &OnChange,
+    on_listed: fn(&World),
     change: impl Fn(&World, bool, K) -> Change + Send + 'static,
 ) -> Watch
 where
@@ -351,12 +371,11 @@ where
             match event {
                 Ok(watcher::Event::Apply(object)) => on_change(change(&world, true, object)),
                 Ok(watcher::Event::Delete(object)) => on_change(change(&world, false, object)),
-                // Listed objects are in the store with InitDone; the indexes learn of them now.
-                Ok(watcher::Event::InitApply(object)) => drop(change(&world, true, object)),
-                Ok(watcher::Event::Init) => {}
+                // Listed objects are in the store with InitDone.
+                Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => {}
                 Ok(watcher::Event::InitDone) => {
                     world.forget_hosts();
-                    world.check_claims();
+                    on_listed(&world);
                     on_change(Change::Everything);
                 }
                 Err(error) => tracing::warn!(kind, %error, "the watch failed; it starts again by itself"),
