@@ -104,7 +104,7 @@ mod tests {
 
     /// Words of the code that look like a reason and are none: of Kubernetes' pods and nodes, actions of Events, and
     /// words of `printableStatus`.
-    const OTHER_WORDS: [&str; 74] = [
+    const OTHER_WORDS: [&str; 76] = [
         "AdmissionReview",
         "All",
         "Approved",
@@ -131,6 +131,7 @@ mod tests {
         "Hypervisor",
         "HypervisorNotReported",
         "HypervisorReady",
+        "IfHealthyBudget",
         "IfNotPresent",
         "In",
         "Initialized",
@@ -145,6 +146,7 @@ mod tests {
         "NoExecute",
         "NoSchedule",
         "Node",
+        "NotFound",
         "NotMeasured",
         "Observe",
         "OutOfcpu",

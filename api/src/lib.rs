@@ -66,6 +66,9 @@ pub const EXTERNAL: &str = "kubevmm.io/external";
 /// Cause in the answer to an eviction (`status.details.causes`) of a VM that stays where it is until somebody changes
 /// something.
 pub const EVICTION_BLOCKED: &str = "EvictionBlocked";
+
+/// Cause in the answer to the dry run of an eviction that would come about.
+pub const EVICTION_POSSIBLE: &str = "EvictionPossible";
 /// Namespace of the controller, the executors and their Leases.
 pub const SYSTEM_NAMESPACE: &str = "kubevmm-system";
 /// Namespace of the Leases of Nodes. An external host's is also that of its executor: a node credential may write no other.

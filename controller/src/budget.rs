@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use kube::Api;
 use kube::api::{ObjectMeta, Patch, PatchParams};
 use kube::runtime::reflector::ObjectRef;
+use kube::{Api, ResourceExt};
 use kubevmm_api::{LABEL_VM, LABEL_VM_UID, MANAGER_CONTROLLER, VirtualMachine};
 
 use crate::context::Context;
@@ -20,6 +20,7 @@ use crate::write;
 
 /// Its name, in each namespace.
 pub const NAME: &str = "kubevmm-virtual-machines";
+const PART_OF: &str = "app.kubernetes.io/part-of";
 const DESCRIPTION: &str = "No pod of a VirtualMachine is evicted unless the controller of KubeVMM has stopped the VirtualMachine before. \
                            While the controller does not answer, kubectl drain waits for it by this.";
 
@@ -39,7 +40,7 @@ pub fn decide(has_vms: bool, budget: Option<&PodDisruptionBudget>) -> Option<Act
             (!is_deleting(budget) && budget.spec.as_ref() != Some(&spec())).then_some(Action::Apply)
         }
         (true, None) => Some(Action::Apply),
-        (false, Some(budget)) => (!is_deleting(budget)).then_some(Action::Delete),
+        (false, Some(budget)) => (is_ours(budget) && !is_deleting(budget)).then_some(Action::Delete),
         (false, None) => None,
     }
 }
@@ -60,15 +61,23 @@ fn spec() -> PodDisruptionBudgetSpec {
             match_expressions: Some(vec![exists(LABEL_VM), exists(LABEL_VM_UID)]),
             match_labels: None,
         }),
+        // The API server's default; said, so that it is ours.
+        unhealthy_pod_eviction_policy: Some("IfHealthyBudget".into()),
         ..PodDisruptionBudgetSpec::default()
     }
+}
+
+fn is_ours(budget: &PodDisruptionBudget) -> bool {
+    budget.labels().get(PART_OF).is_some_and(|part_of| part_of == "kubevmm")
 }
 
 /// One round for the budget of `namespace`.
 pub async fn reconcile(context: &Context, namespace: &str) -> Result<(), Error> {
     let world = &context.world;
     let budget = world.budgets.get(&ObjectRef::new(NAME).within(namespace));
-    let has_vms = world.vms.state().iter().any(|vm| vm.metadata.namespace.as_deref() == Some(namespace));
+    // Without the webhook, nobody would let a pod go.
+    let has_vms = context.answers_evictions
+        && world.vms.state().iter().any(|vm| vm.metadata.namespace.as_deref() == Some(namespace));
     let budgets: Api<PodDisruptionBudget> = Api::namespaced(context.client.clone(), namespace);
     match decide(has_vms, budget.as_deref()) {
         None => Ok(()),
@@ -81,7 +90,7 @@ pub async fn reconcile(context: &Context, namespace: &str) -> Result<(), Error> 
                 metadata: ObjectMeta {
                     name: Some(NAME.into()),
                     namespace: Some(namespace.into()),
-                    labels: Some(BTreeMap::from([("app.kubernetes.io/part-of".into(), "kubevmm".into())])),
+                    labels: Some(BTreeMap::from([(PART_OF.into(), "kubevmm".into())])),
                     annotations: Some(BTreeMap::from([("kubernetes.io/description".into(), DESCRIPTION.into())])),
                     ..ObjectMeta::default()
                 },
@@ -112,6 +121,8 @@ mod tests {
         let mut budget: PodDisruptionBudget = yaml("metadata: {name: kubevmm-virtual-machines, namespace: shop}");
         budget.spec = Some(spec());
         assert_eq!(decide(true, Some(&budget)), None);
+        assert_eq!(decide(false, Some(&budget)), None, "somebody else's");
+        budget.metadata.labels = Some([(PART_OF.to_owned(), "kubevmm".to_owned())].into());
         assert_eq!(decide(false, Some(&budget)), Some(Action::Delete));
         budget.spec.as_mut().unwrap().min_available = Some(IntOrString::Int(0));
         assert_eq!(decide(true, Some(&budget)), Some(Action::Apply));

@@ -40,6 +40,8 @@ pub struct Context {
     pub disk_pauses: Pauses,
     /// UID of the namespace kube-system.
     pub cluster_id: String,
+    /// The webhook of evictions is served.
+    pub answers_evictions: bool,
     /// Image of the placement pods.
     pub pause_image: String,
     /// CPU that is requested for each virtual CPU of a VM that does not say it, in thousandths.
@@ -101,6 +103,7 @@ impl Context {
             pause_image: self.pause_image.clone(),
             millis_per_vcpu: self.millis_per_vcpu,
             pod_pause: None,
+            taken_by: None,
             namespace_ends: false,
             disk_refused: None,
             vm,

@@ -116,6 +116,7 @@ async fn act(client: Client, options: Options, lease: lease::Proof) -> Error {
         pod_pauses: vm::pauses::Pauses::default(),
         disk_pauses: vm::pauses::Pauses::default(),
         cluster_id,
+        answers_evictions: options.webhook_port != 0,
         pause_image: options.pause_image,
         millis_per_vcpu: options.millis_per_vcpu,
     });

@@ -16,6 +16,8 @@
 //! | (core) | nodes | get list watch | cluster |
 //! | (core) | namespaces, only kube-system | get | cluster |
 //! | admissionregistration.k8s.io | validatingwebhookconfigurations, only kubevmm-eviction | get list watch patch | cluster |
+//! | policy | poddisruptionbudgets | list watch create | cluster |
+//! | policy | poddisruptionbudgets, only kubevmm-virtual-machines | patch delete | cluster |
 //! | events.k8s.io | events | create patch | cluster |
 //! | coordination.k8s.io | leases | get list watch create | namespace kubevmm-system |
 //! | coordination.k8s.io | leases, only kubevmm-controller | update | namespace kubevmm-system |

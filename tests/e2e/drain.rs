@@ -156,7 +156,7 @@ fn a_dry_run_of_a_drain_changes_nothing(space: &Space) -> Result<()> {
     let said = words(&tried);
     ensure!(tried.status.success() && said.contains("web would be shut down to leave node h1"), "{said}");
     let said = tools::succeeds(space, &["node", "drain", "h1", "--dry-run"])?;
-    ensure!(said.contains("web: would leave"), "{said}");
+    ensure!(said.contains("web: would be shut down to leave node h1"), "{said}");
     let node = space.api().get(api::NODE, "", "h1")?.context("no node")?;
     ensure!(node["spec"]["unschedulable"].is_null(), "it is cordoned");
     ensure!(version()? == before && vm.qemu()? == qemu, "the dry run did something");

@@ -38,7 +38,8 @@ pub fn decide(view: &View, disks: &Disks, status: &VirtualMachineStatus, mut pla
     let nowhere = fitting.refusal(&needs);
     let Some(pod) = pod else {
         if let Some((reason, message)) = &view.pod_pause {
-            return waiting(placing, "Pending", reason, message.clone());
+            let (reason, message) = nowhere.unwrap_or((reason, message.clone()));
+            return waiting(placing, "Pending", reason, message);
         }
         placing.before.push(Action::CreatePod(Box::new(wanted)));
         let (reason, message) = nowhere.unwrap_or_else(searching);
@@ -170,6 +171,12 @@ fn settle(
         );
         placing.scheduled = Wanted::no(SCHEDULED, "Moving", message);
         return placing;
+    }
+    if let Some(other) = &view.taken_by {
+        let message = format!(
+            "the host {node} has given the memory of the VirtualMachine {other} to this one, and it has yet to end there"
+        );
+        return waiting(placing, "Scheduling", "MemoryNotFree", message);
     }
     let mut next = PlacementStatus {
         epoch,

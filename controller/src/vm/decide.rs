@@ -208,7 +208,7 @@ fn delete(view: &View) -> Vec<Action> {
 }
 
 /// Seconds that a placement pod gets once nothing of the VM runs.
-const GRACE_OF_EMPTY_POD: u32 = 1;
+pub(crate) const GRACE_OF_EMPTY_POD: u32 = 1;
 
 /// Whether the deletion of a pod has been asked for, with no more time than we would give it.
 pub fn is_leaving_soon(pod: &Pod) -> bool {

@@ -15,6 +15,7 @@ pub mod pauses;
 pub mod placement;
 pub mod pod;
 pub mod requirements;
+pub mod room;
 pub mod status;
 pub mod unschedulable;
 pub mod view;
@@ -49,6 +50,7 @@ pub async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result
             false
         });
     }
+    view.taken_by = room::taken_by(&context.world, &view);
     let actions = decide::decide(&view);
     tracing::debug!(namespace, name, ?actions, "decided");
     match apply::apply(context, &view, actions).await? {
@@ -63,7 +65,8 @@ pub async fn reconcile(context: &Context, namespace: &str, name: &str) -> Result
         }
     }
     let pauses = [context.pod_pauses.get(view.uid()), context.disk_pauses.get(view.uid())];
-    Ok(pauses.into_iter().flatten().map(|pause| pause.left).min())
+    let room = view.taken_by.is_some().then_some(room::LOOK_AGAIN);
+    Ok(pauses.into_iter().flatten().map(|pause| pause.left).chain(room).min())
 }
 
 fn set_pauses(context: &Context, view: &mut View) {

@@ -50,6 +50,8 @@ pub struct View {
     pub millis_per_vcpu: u64,
     /// Why the next placement pod is not due yet: reason and message.
     pub pod_pause: Option<(&'static str, String)>,
+    /// The VM whose memory on the node of this VM's new pod is not free yet: see [`crate::vm::room::taken_by`].
+    pub taken_by: Option<String>,
     /// The namespace is being deleted, as far as it was asked: see [`crate::vm::eviction::evicted`].
     pub namespace_ends: bool,
     /// Why the API server has refused a disk of the VM, while it is not asked again.

@@ -1,5 +1,6 @@
-//! Whether a placement pod may be evicted: pure. It may once nothing of its VM runs; until then the VM is asked to leave,
-//! or the answer says why it stays.
+//! What the eviction of a placement pod brings about: pure. The VM is asked to leave, or the answer says why it stays. Where
+//! nothing of the VM runs by the pod, the pod is deleted before its eviction, which the budget of the namespace would hold
+//! up otherwise.
 
 use std::sync::Arc;
 
@@ -18,26 +19,44 @@ use crate::webhook::review::Answer;
 /// What an eviction brings about.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// The VM is to be asked to leave.
-    pub evicts: bool,
+    /// What is done before the answer.
+    pub deed: Option<Deed>,
     /// The answer.
     pub answer: Answer,
 }
 
+/// What an eviction does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deed {
+    /// Asks the VM to leave.
+    Evict,
+    /// Deletes the pod.
+    Delete,
+}
+
 /// What the eviction of `pod` brings about; `view` is that of the VM that the pod names.
 pub fn decide(view: &View, pod: &Pod, dry_run: bool) -> Outcome {
-    let answer = |answer: Answer| Outcome { evicts: false, answer };
-    let allow = || answer(Answer::Allow);
+    let answer = |answer: Answer| Outcome { deed: None, answer };
     let status = view.status();
     let placement = status.placement.clone().unwrap_or_default();
     let ours = is_placement_pod(pod, view.namespace(), view.uid());
-    // Nothing runs by a pod that the VM is not placed with; another one follows it.
-    if !ours || view.vm.spec.observed().is_some() || placement.pod_name.as_deref() != Some(name(pod)) {
-        return allow();
+    if !ours {
+        return answer(Answer::Allow);
     }
     let vm = format!("VirtualMachine {}/{}", view.namespace(), view.name());
     let node = status.node_name.as_deref().unwrap_or_default();
     let later = |why: String| answer(Answer::Later(format!("{vm} {why}")));
+    let empty = || {
+        if dry_run {
+            return answer(Answer::Would(format!("nothing of {vm} runs by its placement pod, which would be deleted")));
+        }
+        // Of a pod that is being deleted already, no budget is asked.
+        Outcome { deed: (!is_deleting(pod)).then_some(Deed::Delete), answer: Answer::Allow }
+    };
+    // Nothing runs by a pod that the VM is not placed with; another one follows it.
+    if view.vm.spec.observed().is_some() || placement.pod_name.as_deref() != Some(name(pod)) {
+        return empty();
+    }
     let blocked = |why: String| answer(Answer::Blocked(format!("{vm} {why}")));
     if !view.hosts.is_live(node) {
         return blocked(format!(
@@ -53,7 +72,7 @@ pub fn decide(view: &View, pod: &Pod, dry_run: bool) -> Outcome {
         return later(leaves(node, placement.release));
     }
     if !power::should_run(&view.vm.spec, &status) {
-        return if status.is_active() { later(format!("is being shut down on node {node}")) } else { allow() };
+        return if status.is_active() { later(format!("is being shut down on node {node}")) } else { empty() };
     }
     let (would, says) = match verdict(view, &disks::decide(view), false) {
         Verdict::Stay(why) => return blocked(format!("stays on node {node}: {why}")),
@@ -64,9 +83,9 @@ pub fn decide(view: &View, pod: &Pod, dry_run: bool) -> Outcome {
         ),
     };
     if dry_run {
-        return answer(Answer::Warn(format!("{vm} {would}")));
+        return answer(Answer::Would(format!("{vm} {would}")));
     }
-    Outcome { evicts: true, ..later(says) }
+    Outcome { deed: Some(Deed::Evict), ..later(says) }
 }
 
 /// The controller's own pod.

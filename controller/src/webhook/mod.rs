@@ -38,8 +38,9 @@ use tokio_rustls::TlsAcceptor;
 use crate::context::Context;
 use crate::error::Error;
 use crate::object::{name, uid};
+use crate::vm::decide::GRACE_OF_EMPTY_POD;
 use crate::vm::eviction::asked;
-use crate::webhook::answer::OwnPod;
+use crate::webhook::answer::{Deed, OwnPod};
 use crate::webhook::registration::Registration;
 use crate::webhook::review::{Answer, Eviction};
 use crate::write;
@@ -145,14 +146,18 @@ impl Webhook {
         let (Some(found), Some(view)) = (&found, view) else { return Answer::Allow };
         let outcome = answer::decide(&view, found, *dry_run);
         tracing::info!(namespace, pod, user, dry_run, answer = ?outcome.answer, "an eviction");
-        if outcome.evicts && asked(found).is_none() {
-            let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
-            let why = format!("{user} evicts its placement pod");
-            if let Err(error) =
-                write::annotate(&pods, name(found.as_ref()), uid(found.as_ref()), EVICT, Some(&why)).await
-            {
-                return Answer::Later(format!("{error}"));
+        let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
+        let (name, uid) = (name(found.as_ref()), uid(found.as_ref()));
+        let done = match outcome.deed {
+            Some(Deed::Evict) if asked(found).is_none() => {
+                let why = format!("{user} evicts its placement pod");
+                write::annotate(&pods, name, uid, EVICT, Some(&why)).await
             }
+            Some(Deed::Delete) => write::delete(&pods, name, uid, Some(GRACE_OF_EMPTY_POD)).await,
+            _ => Ok(()),
+        };
+        if let Err(error) = done {
+            return Answer::Later(format!("{error}"));
         }
         if matches!(outcome.answer, Answer::Later(_)) {
             *self.put_off.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());

@@ -1,6 +1,6 @@
 //! The protocol of admission webhooks, as far as evictions need it: an AdmissionReview comes in, and one goes out.
 
-use kubevmm_api::EVICTION_BLOCKED;
+use kubevmm_api::{EVICTION_BLOCKED, EVICTION_POSSIBLE};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -27,8 +27,9 @@ pub struct Eviction {
 pub enum Answer {
     /// It goes on.
     Allow,
-    /// It goes on, and the one who asks is told this.
-    Warn(String),
+    /// Of a dry run: what would be done. The PodDisruptionBudget would refuse what goes on from here, for ever; so the answer
+    /// is the one to which a drain takes a pod for done, and a warning tells the rest.
+    Would(String),
     /// Not now, and why: `kubectl drain` tries again.
     Later(String),
     /// Not before somebody changes something: why, and what. `kubectl drain` tries again all the same.
@@ -109,7 +110,11 @@ pub fn read(body: &[u8]) -> Result<Eviction, String> {
 pub fn write(id: &str, answer: &Answer) -> Value {
     let response = match answer {
         Answer::Allow => json!({ "uid": id, "allowed": true }),
-        Answer::Warn(text) => json!({ "uid": id, "allowed": true, "warnings": [text] }),
+        Answer::Would(what) => {
+            let details = json!({ "causes": [{ "reason": EVICTION_POSSIBLE, "message": what }] });
+            let status = json!({ "code": 404, "reason": "NotFound", "message": what, "details": details });
+            json!({ "uid": id, "allowed": false, "status": status, "warnings": [what] })
+        }
         Answer::Later(why) => refusal(id, why, json!({})),
         // Without a time to wait, of which clients would wait in silence.
         Answer::Blocked(why) => refusal(id, why, json!({ "causes": [{ "reason": EVICTION_BLOCKED, "message": why }] })),
@@ -191,6 +196,11 @@ mod tests {
         assert!(status["details"]["causes"].is_null());
         let blocked = write("id", &Answer::Blocked("why".into()));
         assert_eq!(blocked["response"]["status"]["details"]["causes"][0]["reason"], "EvictionBlocked");
-        assert_eq!(write("id", &Answer::Warn("so".into()))["response"]["warnings"], json!(["so"]));
+        let would = write("id", &Answer::Would("so".into()));
+        assert_eq!(would["response"]["status"]["details"]["causes"][0]["reason"], "EvictionPossible");
+        assert_eq!(
+            (&would["response"]["status"]["code"], &would["response"]["warnings"]),
+            (&json!(404), &json!(["so"]))
+        );
     }
 }

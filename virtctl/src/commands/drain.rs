@@ -91,9 +91,8 @@ impl Drain<'_> {
         for pod in &pods {
             let vm = vm_of(pod);
             let words = match evict(self.cluster, pod, self.dry_run).await {
-                Step::Left if self.dry_run => "would leave".to_owned(),
                 Step::Left => "nothing of it runs here: its pod goes".to_owned(),
-                Step::Leaving(words) => words,
+                Step::Leaving(words) | Step::Would(words) => words,
                 Step::Stays(why) => {
                     stay.push(Error::Refused(why.clone()));
                     self.tell(vm, why)?;

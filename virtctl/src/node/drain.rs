@@ -1,6 +1,6 @@
 //! What the answer to the eviction of a placement pod means. Pure.
 
-use kubevmm_api::EVICTION_BLOCKED;
+use kubevmm_api::{EVICTION_BLOCKED, EVICTION_POSSIBLE};
 
 use crate::error::{Error, one_line};
 
@@ -14,6 +14,8 @@ pub(crate) enum Step {
     Left,
     /// It is on its way, or the answer will be another one soon: what is said of it.
     Leaving(String),
+    /// Of a dry run: what would be done.
+    Would(String),
     /// It stays until somebody changes something: why, and what.
     Stays(String),
     /// It makes no sense to ask again.
@@ -24,15 +26,17 @@ pub(crate) enum Step {
 pub(crate) fn step<T>(answer: kube::Result<T>, failure: impl Fn(kube::Error) -> Error) -> Step {
     match answer {
         Ok(_) => Step::Left,
-        Err(kube::Error::Api(status)) if status.code == 404 => Step::Left,
+        Err(kube::Error::Api(status)) if status.code == 404 => match cause(&status) {
+            Some(EVICTION_POSSIBLE) => Step::Would(one_line(said(&status.message))),
+            _ => Step::Left,
+        },
         Err(kube::Error::Api(status)) if status.code == 429 => {
             let words = one_line(said(&status.message));
-            let causes = status.details.iter().flat_map(|details| &details.causes);
-            match causes.map(|cause| cause.reason.as_str()).find(|reason| [EVICTION_BLOCKED, BUDGET].contains(reason)) {
+            match cause(&status) {
                 Some(EVICTION_BLOCKED) => Step::Stays(words),
                 // It is asked only when the webhook has not answered.
-                Some(_) => without_controller(&status.message),
-                None => Step::Leaving(words),
+                Some(BUDGET) => without_controller(&status.message),
+                _ => Step::Leaving(words),
             }
         }
         // As the API server says when a pod has two budgets.
@@ -42,6 +46,13 @@ pub(crate) fn step<T>(answer: kube::Result<T>, failure: impl Fn(kube::Error) -> 
             error => Step::Failed(error),
         },
     }
+}
+
+/// The cause that is known here.
+fn cause(status: &kube::core::Status) -> Option<&'static str> {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    let known = |reason: &str| [EVICTION_BLOCKED, EVICTION_POSSIBLE, BUDGET].into_iter().find(|one| *one == reason);
+    causes.filter_map(|cause| known(&cause.reason)).next()
 }
 
 fn without_controller(message: &str) -> Step {
@@ -79,6 +90,9 @@ mod tests {
             panic!()
         };
         assert_eq!(words, "VirtualMachine shop/web stays");
+        let causes = r#""details": {"causes": [{"reason": "EvictionPossible"}]}"#;
+        let possible = of(&format!(r#"{{"code": 404, "message": "{denied} would be shut down", {causes}}}"#));
+        assert!(matches!(&possible, Step::Would(words) if words.ends_with("would be shut down")), "{possible:?}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::*;
 use crate::vm::eviction::{Verdict, verdict};
 use crate::vm::{disks, pod as pods};
-use crate::webhook::answer;
+use crate::webhook::answer::{self, Deed, Outcome};
 use crate::webhook::review::Answer;
 
 const EVICTED: &str = "EvictionByEvictionAPI";
@@ -138,7 +138,7 @@ fn controlled(mut pod: Arc<Pod>) -> Arc<Pod> {
 /// Whether the VM is asked to leave, and the words of the answer.
 fn says(view: &View) -> (bool, String) {
     match answer::decide(view, &controlled(running(1, "a")), false) {
-        answer::Outcome { evicts, answer: Answer::Later(why) | Answer::Blocked(why) } => (evicts, why),
+        Outcome { deed, answer: Answer::Later(why) | Answer::Blocked(why) } => (deed == Some(Deed::Evict), why),
         other => panic!("{other:?}"),
     }
 }
@@ -167,24 +167,28 @@ fn an_eviction_is_answered_before_the_vm_has_left() {
 }
 
 #[test]
-fn a_pod_that_nothing_runs_by_is_evicted_like_any_other() {
+fn a_pod_that_nothing_runs_by_is_deleted() {
     let own = || controlled(running(1, "a"));
-    let allowed = |view: &View, pod: &Pod| {
-        let allow = answer::Outcome { evicts: false, answer: Answer::Allow };
-        assert_eq!(answer::decide(view, pod, false), allow);
-    };
-    allowed(&view("", &placed(ACTIVE)), &running(1, "a"));
-    allowed(&view("", ""), &own());
-    allowed(&view("", &placed(ACTIVE)), &controlled(running(2, "b")));
-    allowed(&view("runStrategy: Halted", &placed("")), &own());
+    let foreign = answer::decide(&view("", &placed(ACTIVE)), &running(1, "a"), false);
+    assert_eq!(foreign, Outcome { deed: None, answer: Answer::Allow }, "it is evicted as any other");
+    for (view, pod) in [
+        (view("", ""), own()),
+        (view("", &placed(ACTIVE)), controlled(running(2, "b"))),
+        (view("runStrategy: Halted", &placed("")), own()),
+    ] {
+        let deleted = Outcome { deed: Some(Deed::Delete), answer: Answer::Allow };
+        assert_eq!(answer::decide(&view, &pod, false), deleted);
+        let tried = answer::decide(&view, &pod, true);
+        assert!(matches!(tried, Outcome { deed: None, answer: Answer::Would(_) }), "{tried:?}");
+    }
 }
 
 #[test]
 fn a_dry_run_tells_what_would_be_and_asks_for_nothing() {
     let answer = |view: &View| answer::decide(view, &controlled(running(1, "a")), true);
-    let would = |what: &str| answer::Outcome {
-        evicts: false,
-        answer: Answer::Warn(format!("VirtualMachine shop/web would be shut down{what}")),
+    let would = |what: &str| Outcome {
+        deed: None,
+        answer: Answer::Would(format!("VirtualMachine shop/web would be shut down{what}")),
     };
     assert_eq!(answer(&with_disk("").shared()), would(" to leave node a"));
     let again = would(", and started on node a again when it takes VMs again");

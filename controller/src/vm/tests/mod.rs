@@ -58,6 +58,7 @@ fn view(spec: &str, status: &str) -> View {
         pause_image: "pause".into(),
         millis_per_vcpu: 100,
         pod_pause: None,
+        taken_by: None,
         namespace_ends: false,
         disk_refused: None,
     }

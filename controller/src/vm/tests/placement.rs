@@ -128,6 +128,11 @@ fn a_running_pod_settles_the_vm_disks_first() {
             release: Release::None,
         }
     );
+    let mut taken = view(DISK, "").disk(disk("", HELD)).pods(&[running(1, "a")]);
+    taken.taken_by = Some("shop/old".into());
+    let (steps, status) = outcome(&taken);
+    assert_eq!((steps, scheduled(&status).1), (vec![], "MemoryNotFree"));
+    assert_eq!(status.unwrap().node_name, None);
 }
 
 #[test]
