@@ -49,7 +49,10 @@ fn an_external_host_runs_vms(space: &Space) -> Result<()> {
         let vm = space.guest("web").with(&there("cloudInit: {userData: null, userDataSecretName: seed}")).apply()?;
         let boot = vm.boots()?;
         ensure!(vm.host()?.name.to_string() == EXTERNAL_HOST, "it is on {}", vm.host()?.name);
-        ensure!(vm.file("/root/told")?.trim() == "told in secret", "the user data is not the Secret's");
+        // The guest's agent is there before cloud-init has come to its commands.
+        wait_for("the guest has the user data of the Secret", within(60), || {
+            Ok((vm.file("/root/told")?.trim() == "told in secret").then_some(()))
+        })?;
         pod_runs_there(space)?;
 
         // The executor comes and goes; the guest stays.
