@@ -21,6 +21,7 @@ mod external_host;
 mod hand_over;
 mod import;
 mod inventory_of_hosts;
+mod landing;
 mod lost_store;
 mod manage;
 mod many_hosts;
@@ -28,6 +29,7 @@ mod placement;
 mod power;
 mod random_faults;
 mod scheduling;
+mod scores;
 mod security;
 mod storage;
 mod survival;
@@ -60,6 +62,8 @@ fn main() -> ExitCode {
         external_host::stories(),
         drain::stories(),
         scheduling::alone::stories(),
+        landing::stories(),
+        scores::stories(),
         many_hosts::stories(),
         random_faults::stories(),
         lost_store::stories(),

@@ -78,7 +78,8 @@ fn a_node_without_libvirt_is_shown_and_never_chosen(space: &Space) -> Result<()>
     let (_, reason, message) = api::condition(&hypervisor, "Ready");
     ensure!(reason.starts_with("Libvirt") && !message.is_empty(), "{reason}: {message}");
     let vm = space.blank("web").on("h3").apply()?;
-    vm.condition("Scheduled", "False", "")?;
+    let why = vm.condition("Scheduled", "False", "Unschedulable")?;
+    ensure!(why.contains(message), "it does not say what is wrong with h3 ({message}): {why}");
     vm.stays_off(3)?;
     vm.vanishes()
 }

@@ -257,14 +257,23 @@ fn what_an_administrator_says_of_the_hosts_holds(space: &Space) -> Result<()> {
         }
         Ok(())
     };
+    let class = space.namespace.as_str();
+    space.apply(&format!(
+        "{{apiVersion: kubevmm.io/v1beta1, kind: VirtualMachineClass, metadata: {{name: {class}}}, spec: {{cpu: {{cores: 5}}}}}}"
+    ))?;
     let all = ["h1", "h2", SPARE_HOST];
     let result = (|| {
         say(&all, "{\"maintenance\": true}")?;
-        let vm = space.blank("web").with("spec: {cpu: {cores: 5}}").apply()?;
-        let why = vm.condition("Scheduled", "False", "HostInMaintenance")?;
+        let small = space.blank("small").apply()?;
+        let why = small.condition("Scheduled", "False", "HostInMaintenance")?;
         ensure!(why.contains("set spec.maintenance of its Hypervisor to false"), "{why}");
+        say(&["h1"], "{\"maintenance\": false}")?;
+        small.is_ready()?;
+        ensure!(small.host()?.name.to_string() == "h1", "it is on {}", small.host()?.name);
+        small.vanishes()?;
         // The lab's hosts have two CPUs.
         say(&all, "{\"maintenance\": false, \"overcommit\": {\"cpu\": 2}}")?;
+        let vm = space.blank("web").with(&format!("spec: {{className: {class}}}")).apply()?;
         let why = vm.condition("Scheduled", "False", "NoHostWithFreeCPU")?;
         ensure!(why.contains("the VM has 5 vCPUs"), "{why}");
         say(&["h2"], "{\"overcommit\": {\"cpu\": 10}}")?;
@@ -276,5 +285,6 @@ fn what_an_administrator_says_of_the_hosts_holds(space: &Space) -> Result<()> {
         vm.vanishes()
     })();
     say(&all, "{\"maintenance\": null, \"overcommit\": null}")?;
+    space.api().delete(api::CLASS, "", class)?;
     result
 }
