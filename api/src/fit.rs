@@ -14,7 +14,7 @@ pub use claims::{Claim, Claims};
 pub use offer::{Offer, OfferedImage, OfferedNetwork, OfferedPool, Shared};
 pub use refusal::{Refusal, Why};
 pub use score::{Policy, score};
-pub use summary::summary;
+pub use summary::{summary, words};
 
 /// A host at one moment, as one VM sees it.
 #[derive(Clone, Copy, Debug)]

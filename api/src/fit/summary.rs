@@ -50,6 +50,11 @@ fn reason(needs: &Requirements, refusals: &[&(&str, Refusal)]) -> &'static str {
     refusals.iter().map(|(_, refusal)| refusal.why).max().map_or(Why::NotReady.reason(), Why::reason)
 }
 
+/// What each of some hosts says.
+pub fn words(refusals: &[(&str, Refusal)]) -> String {
+    told(&refusals.iter().collect::<Vec<_>>())
+}
+
 /// The nearest misses first, the hosts that say the same together.
 fn told(refusals: &[&(&str, Refusal)]) -> String {
     let mut groups: Vec<(&Refusal, Vec<&str>)> = Vec::new();

@@ -77,7 +77,12 @@ pub fn decide(view: &View, disks: &Disks, status: &VirtualMachineStatus, mut pla
                 let (name, uid) = (name(pod).to_owned(), uid(pod).to_owned());
                 placing.after.push(Action::TellHosts { name, uid, hosts: fitting.told() });
             }
-            let (reason, message) = nowhere.or_else(|| explain(pod)).unwrap_or_else(searching);
+            let said = || {
+                let (reason, message) = explain(pod)?;
+                // The scheduler counts the nodes that its extender refuses; who they are, it does not say.
+                Some((reason, [Some(message), fitting.words()].into_iter().flatten().collect::<Vec<_>>().join("; ")))
+            };
+            let (reason, message) = nowhere.or_else(said).unwrap_or_else(searching);
             waiting(placing, "Scheduling", reason, message)
         }
         Phase::Starting(what) => {

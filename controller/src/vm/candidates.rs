@@ -54,6 +54,18 @@ impl Fitting {
         if self.hosts.len() <= SHOWN { names } else { names::short_hash(&names, 16) }
     }
 
+    /// What the hosts that cannot take it say.
+    pub fn words(&self) -> Option<String> {
+        let mut refusals = self.refusals();
+        // Of an imported VM, only its own host has anything to say.
+        refusals.retain(|(_, refusal)| refusal.why != fit::Why::Home);
+        (!refusals.is_empty()).then(|| fit::words(&refusals))
+    }
+
+    fn refusals(&self) -> Vec<(&str, fit::Refusal)> {
+        self.refused.iter().map(|(host, refusal)| (host.as_str(), refusal.clone())).collect()
+    }
+
     /// Why `node` cannot take the VM, when it cannot.
     pub fn why_not(&self, node: &str) -> Option<&str> {
         if self.hosts.iter().any(|host| host == node) {
@@ -65,8 +77,7 @@ impl Fitting {
 
     /// Why no host can take the VM, when none can.
     pub fn refusal(&self, needs: &Requirements) -> Option<Refusal> {
-        let refused: Vec<_> = self.refused.iter().map(|(host, refusal)| (host.as_str(), refusal.clone())).collect();
-        self.hosts.is_empty().then(|| fit::summary(needs, &refused))
+        self.hosts.is_empty().then(|| fit::summary(needs, &self.refusals()))
     }
 }
 

@@ -81,6 +81,10 @@ fn the_schedulers_word_is_repeated_and_a_pod_that_would_differ_is_made_anew() {
     let (steps, status) = outcome(&view("", "").pods(&[pod(1, "", UNSCHEDULABLE)]));
     assert_eq!((scheduled(&status).1, scheduled(&status).2.as_str()), ("Unschedulable", "0/2 nodes"));
     assert_eq!(steps, ["delete pod-1"], "it has no hash of the wanted spec");
+    let mut silent = hosts(&[("a", ""), ("b", "")]);
+    testing::lose(&mut silent, "b");
+    let message = scheduled(&outcome(&view("", "").on(silent).pods(&[pod(1, "", UNSCHEDULABLE)])).1).2;
+    assert_eq!(message, "0/2 nodes; b: its executor does not answer: bring the host back");
     let (steps, _) = outcome(&view("", "").pods(&[pod(1, "", "phase: Pending")]));
     assert_eq!(steps, Vec::<String>::new(), "the scheduler is at it");
 }
