@@ -62,6 +62,13 @@ enum Bench {
     },
 }
 
+/// Seconds that an executor may take to tell of its host's domains.
+const SLOWEST_START: f32 = 2.0;
+/// All that an idle executor writes, in the words of the audit log.
+const ONLY_WRITE: &str = "update leases";
+/// What the extender must leave of the pods that are placed in a second.
+const LEAST_RATIO: f64 = 0.7;
+
 fn main() -> Result<()> {
     match Options::parse().bench {
         Bench::Start { lab, image, at_most } => start(&lab, &image, at_most),
@@ -99,9 +106,13 @@ fn executors(place: &Place, domains: usize, idle: usize, seconds: u64) -> Result
     println!("{:58} {:7.2}\n", "ratio", executor / virsh);
     let writes = bench::idle::measure(place, idle, seconds)?;
     println!("{:58}  number", format!("writes of {idle} idle executors in {seconds} s"));
+    let mut others = Vec::new();
     for (write, number) in writes {
         println!("{write:58} {number:7}");
+        others.extend((write != ONLY_WRITE).then_some(write));
     }
+    ensure!(others.is_empty(), "an idle executor renews its Lease, and writes nothing else: {}", others.join(", "));
+    ensure!(executor <= SLOWEST_START, "the start took {executor:.2} s, more than {SLOWEST_START} s");
     Ok(())
 }
 
@@ -115,8 +126,10 @@ fn scheduling(place: &Place, scale: Scale) -> Result<()> {
     };
     row("placement pods a second, without extender", &report.without);
     row("placement pods a second, with extender", &report.with);
-    println!("{:44}{:8.2}", "ratio", mean(&report.with) / mean(&report.without));
+    let ratio = mean(&report.with) / mean(&report.without);
+    println!("{:44}{ratio:8.2}", "ratio");
     println!("{:44}{:8.0}", "most memory of the extender, MiB", report.memory);
+    ensure!(ratio >= LEAST_RATIO, "the ratio is below {LEAST_RATIO}");
     Ok(())
 }
 
