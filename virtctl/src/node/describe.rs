@@ -215,7 +215,8 @@ fn device_row(device: &HostDevice) -> Vec<String> {
         DeviceBus::PCI | DeviceBus::USB => format!("virtual function of {parent}"),
     });
     let types = (!device.mdev_types.is_empty()).then(|| format!("mediated: {}", device.mdev_types.join(", ")));
-    let more: Vec<_> = [functions, parent, types].into_iter().flatten().collect();
+    let used = device.used_by.as_ref().map(|domain| format!("the domain {domain} has it"));
+    let more: Vec<_> = [used, functions, parent, types].into_iter().flatten().collect();
     vec![
         word(&device.bus),
         device.address.clone(),
