@@ -8,6 +8,8 @@ use crate::webhook::review::Answer;
 
 const EVICTED: &str = "EvictionByEvictionAPI";
 const PREEMPTED: &str = "PreemptionByScheduler";
+const TAINTED: &str = "DeletionByTaintManager";
+const TERMINATED: &str = "TerminationByKubelet";
 
 /// As [`running`], with the condition that says why it is to go.
 fn disrupted(reason: &str) -> Arc<Pod> {
@@ -45,13 +47,31 @@ fn who_leaves_and_who_stays() {
     ];
     for (spec, shared, release, reason) in table {
         let vm = || if shared { with_disk(spec).shared() } else { with_disk(spec) };
-        for pod in [disrupted(EVICTED), leaving(1, "a", 90), asked()] {
+        for pod in [disrupted(EVICTED), disrupted(TAINTED), disrupted(TERMINATED), leaving(1, "a", 90), asked()] {
             let forgets = release == Release::None && pods::phase(&pod) == pods::phase(&asked());
             let (steps, status) = outcome(&vm().pods(&[pod]));
             assert_eq!((placement(&status).release, scheduled(&status).1), (release, reason), "{spec} {shared}");
             let expected: &[&str] = if forgets { &["forget the eviction of pod-1"] } else { &[] };
             assert_eq!(steps, expected, "{spec} {shared}");
         }
+    }
+}
+
+#[test]
+fn a_vm_that_runs_with_state_of_its_host_stays_whatever_its_spec_says_by_now() {
+    let effective = |domain: &str| {
+        let plain = "cores: 1, memory: 256Mi, machine: q35, firmware: bios, uuid: u";
+        format!("{}, effective: {{{plain}, domain: {{{domain}}}}}", placed(ACTIVE))
+    };
+    for (domain, release, reason) in [
+        ("", Release::Stop, "Moving"),
+        ("os: {firmware: efi}", Release::None, "EvacuationBlocked"),
+        ("devices: {tpms: [{backend: {type: emulator}}]}", Release::None, "EvacuationBlocked"),
+    ] {
+        let (_, status) = outcome(&view("", &effective(domain)).pods(&[asked()]));
+        let (_, why, message) = scheduled(&status);
+        assert_eq!((placement(&status).release, why), (release, reason), "{domain}: {message}");
+        assert_eq!(message.contains("the variables of its UEFI"), release == Release::None, "{message}");
     }
 }
 
