@@ -10,6 +10,7 @@ kubevmm_tests::stories! { alone: false;
     an_executor_writes_about_its_own_node_only,
     placement_pods_are_restricted,
     editors_manage_vms_and_viewers_read,
+    editors_of_pods_cannot_forge_those_of_vms,
 }
 
 /// A client with a token as the executor's pod on this node has it.
@@ -164,4 +165,55 @@ fn editors_manage_vms_and_viewers_read(space: &Space) -> Result<()> {
     editor.delete(api::VM, namespace, "web")?;
     space.vm("web").is_gone()?;
     elsewhere.close()
+}
+
+fn editors_of_pods_cannot_forge_those_of_vms(space: &Space) -> Result<()> {
+    let vm = space.blank("web").apply()?;
+    vm.is_ready()?;
+    let namespace = space.namespace.as_str();
+    let name = vm.get()?["status"]["placement"]["podName"].as_str().context("no placement pod")?.to_owned();
+    let pod = space.get(api::POD, &name)?.context("no pod")?;
+    let editor = with_role(space, "edit")?;
+    wait_for("an editor labels a VM's pod", within(30), || {
+        editor.patch(api::POD, namespace, &name, &json!({"metadata": {"labels": {"team": "a"}}})).map(Some)
+    })?;
+    for (what, key) in [
+        ("annotations", "kubevmm.io/asked-hash"),
+        ("annotations", "kubevmm.io/requirements"),
+        ("labels", "kubevmm.io/vm-uid"),
+        ("labels", "kubevmm.io/vm"),
+    ] {
+        ensure!(pod["metadata"][what][key].is_string(), "{key} is not in the {what}: {}", pod["metadata"]);
+        for value in [json!(null), json!("x")] {
+            let forged = json!({"metadata": {what: {key: value}}});
+            must_be_refused(&format!("{key} is {value}"), editor.patch(api::POD, namespace, &name, &forged))?;
+        }
+    }
+    for what in ["annotations", "labels"] {
+        let forged = json!({"metadata": {what: {"kubevmm.io/new": "x"}}});
+        must_be_refused(&format!("one more in {what}"), editor.patch(api::POD, namespace, &name, &forged))?;
+    }
+    let evict = json!({"metadata": {"annotations": {"kubevmm.io/evict": "x"}}});
+    must_be_refused("ask a VM to leave", editor.patch(api::POD, namespace, &name, &evict))?;
+    let mut owner = pod["metadata"]["ownerReferences"][0].clone();
+    owner["controller"] = false.into();
+    owner["blockOwnerDeletion"] = json!(null);
+    let shared = json!({"metadata": {"ownerReferences": [owner]}});
+    must_be_refused("take a pod from its VM", editor.patch(api::POD, namespace, &name, &shared))?;
+    let mut pod_of_nobody = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "forged", "namespace": namespace},
+        "spec": {"nodeSelector": {"kubernetes.io/hostname": "nowhere"}, "containers": [{"name": "c", "image": "none"}]},
+    });
+    for controls in [false, true] {
+        owner["controller"] = controls.into();
+        pod_of_nobody["metadata"]["ownerReferences"] = json!([owner]);
+        must_be_refused("make a pod in the name of a VM", editor.create(&pod_of_nobody))?;
+    }
+    pod_of_nobody["metadata"]["ownerReferences"] = json!(null);
+    editor.create(&pod_of_nobody).context("a pod of no VM")?;
+    space.api().delete_now(api::POD, namespace, "forged")?;
+    vm.stays_ready(3)?;
+    // The kubelet and the garbage collector have their way.
+    vm.vanishes()?;
+    space.api().wait_gone(api::POD, namespace, &name, within(60))
 }
