@@ -311,6 +311,9 @@ pub struct HostDomain {
     /// It has a mark, but no VirtualMachine with this UID is placed on this host. It is never touched.
     #[serde(default, skip_serializing_if = "crate::common::is_default")]
     pub orphan: bool,
+    /// It has no mark, and a VirtualMachine with spec.management Observe watches it. It is never changed.
+    #[serde(default, skip_serializing_if = "crate::common::is_default")]
+    pub observed: bool,
 }
 
 /// What a domain's mark says.

@@ -82,6 +82,10 @@ fn a_foreign_domain_is_watched_and_never_changed(space: &Space) -> Result<()> {
     ensure!(seen["metadata"]["finalizers"].is_null(), "nothing waits for its deletion");
     ensure!(space.api().list(api::POD, &space.namespace)?.is_empty(), "a pod was made for it");
     ensure!(kind_of(space, &uuid)? == "Observed", "it is not shown as observed");
+    space.api().wait(api::HYPERVISOR, "", "h1", "tells that it is observed", within(30), |hypervisor| {
+        let domains = hypervisor["status"]["domains"].as_array();
+        domains.is_some_and(|all| all.iter().any(|one| one["uuid"] == uuid.as_str() && one["observed"] == true))
+    })?;
     ensure!(succeeds(space, &["import", "--node", "h1", &uuid])?.is_empty(), "it was imported twice");
     ensure!(succeeds(space, &["describe", &name])?.contains(&foreign.name), "describe does not name the domain");
     let refused = fails(space, &["stop", &name])?;

@@ -190,6 +190,7 @@ impl Inventory {
             self.stale = false;
         }
         self.look_at_domains(connection).await?;
+        self.find_observed();
         let found = self.find_orphans().await;
         // Only a list that was read in this session counts for it.
         if self.session.current().as_deref() == Some(session.as_str()) {
@@ -308,6 +309,16 @@ impl Inventory {
         }
     }
 
+    /// Marks the domains that a VM watches.
+    fn find_observed(&mut self) {
+        let vms = self.context.store.vms.list();
+        let observed = vms.iter().filter_map(|vm| vm.spec.observed()?.uuid.parse().ok());
+        let observed: BTreeSet<Uuid> = observed.collect();
+        for (uuid, Found { domain, .. }) in &mut self.domains {
+            domain.observed = domain.mark.is_none() && observed.contains(uuid);
+        }
+    }
+
     /// Marks the domains without a VM here. An orphan stays one until its VM is in the watch of this node's.
     async fn find_orphans(&mut self) -> Result<(), Error> {
         let context = &self.context;
@@ -368,7 +379,7 @@ async fn find(domain: Domain) -> (Uuid, Result<Found, Error>) {
             false => BTreeSet::new(),
         };
         Ok(Found {
-            domain: HostDomain { uuid, name, state: info.state.into(), mark, orphan: false },
+            domain: HostDomain { uuid, name, state: info.state.into(), mark, orphan: false, observed: false },
             size: Size { vcpus: info.vcpus, memory_bytes: info.max_memory_bytes },
             devices,
         })
@@ -428,7 +439,8 @@ mod tests {
             uid: "u".into(),
             epoch: 1,
         });
-        let domain = HostDomain { uuid: uuid.to_string(), name: "d".into(), state, mark, orphan: false };
+        let domain =
+            HostDomain { uuid: uuid.to_string(), name: "d".into(), state, mark, orphan: false, observed: false };
         (uuid, Found { domain, size: Size { vcpus: 1, memory_bytes: 1 << 30 }, devices: BTreeSet::new() })
     }
 

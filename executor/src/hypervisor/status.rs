@@ -146,15 +146,13 @@ pub(super) fn merged(
     status
 }
 
-/// Each domain with a mark, for decisions depend on them, and of the others as many as an object should hold.
+/// Each domain with a mark, for decisions depend on them, and of the others as many as an object should hold: those that
+/// are observed first.
 fn listed(domains: &[HostDomain]) -> Vec<HostDomain> {
-    let mut foreign = 0;
-    let mut listed = sorted(domains, |domain| domain.uuid.clone());
-    listed.retain(|domain| {
-        foreign += usize::from(domain.mark.is_none());
-        domain.mark.is_some() || foreign <= MOST_FOREIGN
-    });
-    listed
+    let mut listed = sorted(domains, |domain| (domain.mark.is_none(), !domain.observed, domain.uuid.clone()));
+    let marked = listed.partition_point(|domain| domain.mark.is_some());
+    listed.truncate(marked + MOST_FOREIGN);
+    sorted(&listed, |domain| domain.uuid.clone())
 }
 
 /// As many devices as an object should hold. Of virtual functions a host may have hundreds that are all alike: they are the
@@ -209,7 +207,7 @@ mod tests {
 
     fn foreign(uuid: &str) -> HostDomain {
         let name = "shop.web".into();
-        HostDomain { uuid: uuid.into(), name, state: DomainState::Running, mark: None, orphan: false }
+        HostDomain { uuid: uuid.into(), name, state: DomainState::Running, mark: None, orphan: false, observed: false }
     }
 
     fn piece(session: &str, domains: Vec<HostDomain>) -> Domains {
@@ -269,11 +267,13 @@ mod tests {
     fn many_foreign_domains_are_counted_and_leave_none_of_ours_out() {
         let mut domains: Vec<_> = (0..1000).map(|n| foreign(&format!("{n:04}"))).collect();
         domains.push(domain("ours", false));
+        domains[999].observed = true;
         let pieces = Pieces { domains: Some(piece("s", domains)), ..Default::default() };
         let after = over_nothing(&pieces);
         assert_eq!((after.domain_count, after.foreign_count), (Some(1), Some(1000)));
         assert_eq!((after.domains.len(), after.unlisted_count), (501, Some(500)));
         assert_eq!(after.domains.last().map(|domain| domain.uuid.as_str()), Some("ours"));
+        assert!(after.domains.iter().any(|domain| domain.observed), "what somebody watches is not left out");
         assert!(serde_json::to_string(&after).unwrap().len() < 100_000, "an object of the API stays small");
     }
 

@@ -96,7 +96,8 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     fn found(state: DomainState, vcpus: u32, memory_bytes: u64) -> Found {
-        let domain = HostDomain { uuid: "u".into(), name: "d".into(), state, mark: None, orphan: false };
+        let domain =
+            HostDomain { uuid: "u".into(), name: "d".into(), state, mark: None, orphan: false, observed: false };
         Found { domain, size: Size { vcpus, memory_bytes }, devices: BTreeSet::new() }
     }
 

@@ -187,7 +187,9 @@ fn domain_of(dump: &Dump, hypervisor: &Hypervisor) -> (HostDomain, Option<Domain
             };
             (domain.clone(), Some(status))
         }
-        None => (HostDomain { uuid, name, state: DomainState::Shutoff, mark: None, orphan: false }, None),
+        None => {
+            (HostDomain { uuid, name, state: DomainState::Shutoff, mark: None, orphan: false, observed: false }, None)
+        }
     }
 }
 

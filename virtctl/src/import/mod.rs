@@ -38,7 +38,14 @@ pub(crate) fn unlisted(status: &HypervisorStatus, asked: &[String]) -> Vec<HostD
     let domain = |text: &String| {
         let uuid = uuid::Uuid::try_parse(text).ok()?.to_string();
         let is_new = uuid.eq_ignore_ascii_case(text) && !status.domains.iter().any(|domain| domain.uuid == uuid);
-        is_new.then(|| HostDomain { name: uuid.clone(), uuid, state: DomainState::Shutoff, mark: None, orphan: false })
+        is_new.then(|| HostDomain {
+            name: uuid.clone(),
+            uuid,
+            state: DomainState::Shutoff,
+            mark: None,
+            orphan: false,
+            observed: false,
+        })
     };
     asked.iter().filter_map(domain).collect()
 }
@@ -188,6 +195,7 @@ mod tests {
             state: DomainState::Running,
             mark: None,
             orphan: false,
+            observed: false,
         }
     }
 
