@@ -1,10 +1,13 @@
 //! A host that is gone: nothing is given up by a time-out, only by a person's word.
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use kubevmm_tests::wait::all_the_time;
 use kubevmm_tests::{Host, Space, Vm, api, foreign, wait_for, within};
 
-kubevmm_tests::stories! { alone: true; a_dead_host_is_given_up_by_a_person_only }
+kubevmm_tests::stories! { alone: true;
+    a_dead_host_is_given_up_by_a_person_only,
+    no_vm_is_bound_to_a_node_whose_executor_is_silent,
+}
 
 const POOL: &str = "kubevmm.default";
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
@@ -74,4 +77,25 @@ fn orphans_are(space: &Space, count: u64) -> Result<()> {
             Err(anyhow!("{}", hypervisor["status"]))
         }
     })
+}
+
+fn no_vm_is_bound_to_a_node_whose_executor_is_silent(space: &Space) -> Result<()> {
+    let held = space.cluster.host("h1").executor().context("no executor runs on h1")?.hold()?;
+    space.condition(api::HYPERVISOR, "h1", "Ready", "Unknown", "HostLost")?;
+    let vm = space.blank("web").on("h1").apply()?;
+    let why = vm.condition("Scheduled", "False", "Unschedulable")?;
+    ensure!(why.contains("its executor does not answer"), "{why}");
+    all_the_time("it is bound to no node", within(15), || {
+        ensure!(vm.get()?["status"]["nodeName"].is_null(), "it has a node");
+        for pod in space.api().list(api::POD, &space.namespace)? {
+            ensure!(pod["spec"]["nodeName"].is_null(), "the scheduler has bound it: {}", pod["spec"]["nodeName"]);
+        }
+        Ok(())
+    })?;
+    let node = space.api().get(api::NODE, "", "h1")?.context("no node")?;
+    ensure!(api::is_true(&node, "Ready"), "its kubelet was to live: {}", node["status"]);
+    drop(held);
+    vm.is_ready()?;
+    ensure!(vm.host()?.name.to_string() == "h1", "it is on {}", vm.host()?.name);
+    space.cluster.is_whole()
 }

@@ -16,10 +16,11 @@ kubevmm_tests::stories! { alone: true;
     a_dry_run_of_a_drain_changes_nothing,
     an_eviction_by_the_api_is_like_one_of_a_drain,
     without_the_controller_only_vms_wait,
+    a_vm_leaves_a_node_that_gets_a_no_execute_taint,
 }
 
 /// Lets all nodes take pods again that the stories use, also after a story that has failed.
-struct Uncordon<'a>(&'a Space);
+pub(crate) struct Uncordon<'a>(pub(crate) &'a Space);
 
 impl Drop for Uncordon<'_> {
     fn drop(&mut self) {
@@ -29,18 +30,18 @@ impl Drop for Uncordon<'_> {
     }
 }
 
-fn drain_command(space: &Space, more: &[&str]) -> Command {
+fn drain_command(space: &Space, node: &str, more: &[&str]) -> Command {
     let mut kubectl = space.cluster.lab.kubectl_command();
-    kubectl.args(["drain", "h1", "--ignore-daemonsets", "--delete-emptydir-data"]).args(more);
+    kubectl.args(["drain", node, "--ignore-daemonsets", "--delete-emptydir-data"]).args(more);
     kubectl
 }
 
 /// kubectl, as it ends: with what it says of its progress.
-fn drain(space: &Space, more: &[&str]) -> Result<Output> {
-    drain_command(space, more).output().context("run kubectl")
+pub(crate) fn drain(space: &Space, node: &str, more: &[&str]) -> Result<Output> {
+    drain_command(space, node, more).output().context("run kubectl")
 }
 
-fn words(output: &Output) -> String {
+pub(crate) fn words(output: &Output) -> String {
     let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     format!("{}\n{said}{errors}", output.status)
 }
@@ -90,7 +91,7 @@ fn a_drain_ends_when_five_vms_run_elsewhere(space: &Space) -> Result<()> {
     let vms = movable(space, &["a", "b", "c", "d", "e"])?;
     controller_to_h1(space)?;
     let watches = vms.iter().map(NeverTwice::of).collect::<Result<Vec<_>>>()?;
-    let drained = drain(space, &["--timeout=180s"])?;
+    let drained = drain(space, "h1", &["--timeout=180s"])?;
     ensure!(drained.status.success(), "{}", words(&drained));
     let said = words(&drained);
     for vm in &vms {
@@ -123,11 +124,11 @@ fn a_vm_with_local_data_is_drained_only_as_its_owner_says(space: &Space) -> Resu
         ensure!(marks["kubevmm.io/evict"].is_null(), "{marks}");
         Ok(())
     };
-    stays(&drain(space, &["--timeout=7s"])?, "set spec.evictionStrategy to Shutdown")?;
+    stays(&drain(space, "h1", &["--timeout=7s"])?, "set spec.evictionStrategy to Shutdown")?;
     let said = tools::fails(space, &["node", "drain", "h1"])?;
     ensure!(said.contains("local stays on node h1"), "{said}");
     vm.patch("{evictionStrategy: Block}")?;
-    stays(&drain(space, &["--timeout=7s"])?, "spec.evictionStrategy is Block")?;
+    stays(&drain(space, "h1", &["--timeout=7s"])?, "spec.evictionStrategy is Block")?;
 
     vm.patch("{evictionStrategy: Shutdown}")?;
     let watch = NeverTwice::of(&vm)?;
@@ -152,7 +153,7 @@ fn a_dry_run_of_a_drain_changes_nothing(space: &Space) -> Result<()> {
     let (pod, qemu) = (placement_pod(vm)?, vm.qemu()?);
     let version = || Ok::<_, anyhow::Error>(space.get(api::POD, &pod)?.context("no pod")?["metadata"].clone());
     let before = version()?;
-    let tried = drain(space, &["--dry-run=server", "--timeout=30s"])?;
+    let tried = drain(space, "h1", &["--dry-run=server", "--timeout=30s"])?;
     let said = words(&tried);
     ensure!(tried.status.success() && said.contains("web would be shut down to leave node h1"), "{said}");
     let said = tools::succeeds(space, &["node", "drain", "h1", "--dry-run"])?;
@@ -256,7 +257,7 @@ fn without_the_controller_only_vms_wait(space: &Space) -> Result<()> {
     ensure!(why.contains("violate the pod's disruption budget"), "{why}");
     evict(space, ordinary)?;
     space.api().wait_gone(api::POD, &space.namespace, ordinary, within(30))?;
-    let kubectl = Running::start(drain_command(space, &["--timeout=180s"]))?;
+    let kubectl = Running::start(drain_command(space, "h1", &["--timeout=180s"]))?;
     let virtctl = Running::start(tools::command(space, &["node", "drain", "h1", "--timeout", "3m"])?)?;
     // Longer than kubectl waits before it asks again.
     std::thread::sleep(within(8));
@@ -269,6 +270,39 @@ fn without_the_controller_only_vms_wait(space: &Space) -> Result<()> {
     ensure!(said.contains("web: has left"), "{said}");
     runs_on(vm, "h2")?;
     space.cluster.kubectl(["uncordon", "h1"])?;
+    space.cluster.is_whole()?;
+    vm.vanishes()?;
+    remove_shared_pool(space)
+}
+
+/// Takes the taint away, also after a story that has failed.
+struct Untaint<'a>(&'a Space);
+
+/// The administrator's.
+const TAINT: &str = "example.org/repair";
+
+impl Drop for Untaint<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.cluster.kubectl(["taint", "node", "h1", &format!("{TAINT}-")]) {
+            eprintln!("h1 is tainted still: {error:#}");
+        }
+    }
+}
+
+fn a_vm_leaves_a_node_that_gets_a_no_execute_taint(space: &Space) -> Result<()> {
+    let uncordon = Uncordon(space);
+    let vms = movable(space, &["web"])?;
+    let vm = &vms[0];
+    drop(uncordon);
+    let watch = NeverTwice::of(vm)?;
+    space.cluster.kubectl(["taint", "node", "h1", &format!("{TAINT}=now:NoExecute")])?;
+    let untaint = Untaint(space);
+    let status = runs_on(vm, "h2")?["status"].clone();
+    ensure!(status["lastStop"]["reason"] == "Evicted", "{}", status["lastStop"]);
+    ensure!(!space.cluster.host("h1").domains()?.contains(&vm.domain()), "it is on h1 still");
+    watch.holds()?;
+    drop(untaint);
+    // The controller and the scheduler may have been there, too.
     space.cluster.is_whole()?;
     vm.vanishes()?;
     remove_shared_pool(space)

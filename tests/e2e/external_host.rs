@@ -6,6 +6,7 @@ use kubevmm_tests::wait::all_the_time;
 use kubevmm_tests::{Space, Vm, api, wait_for, within};
 use serde_json::json;
 
+use crate::drain::{Uncordon, drain, words};
 use crate::security::must_be_refused;
 
 kubevmm_tests::stories! { alone: true;
@@ -13,6 +14,7 @@ kubevmm_tests::stories! { alone: true;
     an_external_host_keeps_other_pods_away,
     an_external_host_writes_about_itself_only,
     an_external_host_that_is_gone_comes_back,
+    an_external_host_is_drained,
 }
 
 /// Tells a story on the external host, and takes it out of the cluster after it. When it failed, the host stays for its
@@ -158,8 +160,7 @@ fn an_external_host_writes_about_itself_only(space: &Space) -> Result<()> {
 
 fn an_external_host_that_is_gone_comes_back(space: &Space) -> Result<()> {
     on_external(space, |external| {
-        let vm = space.blank("web").with(&there("")).apply()?;
-        vm.is_ready()?;
+        let vm = that_may_run_anywhere(space)?;
         let placed = vm.get()?["status"]["placement"].clone();
         let pod = placed["podName"].as_str().context("it has no pod")?.to_owned();
         external.host.crash()?;
@@ -177,6 +178,16 @@ fn an_external_host_that_is_gone_comes_back(space: &Space) -> Result<()> {
         ensure!(space.cluster.instances(&vm.uuid()?) == 0, "it runs on a node");
         Ok(())
     })
+}
+
+/// A VM on the external host which a node could take as well.
+fn that_may_run_anywhere(space: &Space) -> Result<Vm> {
+    let _uncordon = Uncordon(space);
+    space.cluster.kubectl(["cordon", "h1", "h2"])?;
+    let vm = space.blank("web").with("spec: {disks: []}").apply()?;
+    vm.is_ready()?;
+    ensure!(vm.host()?.name.to_string() == EXTERNAL_HOST, "it is on {}", vm.host()?.name);
+    Ok(vm)
 }
 
 /// What is there shows that it is not known, and nothing new is bound to the host: the VM that waits for it.
@@ -197,4 +208,31 @@ fn shows_unknown(space: &Space, vm: &Vm, pod: &str) -> Result<Vm> {
         Ok(())
     })?;
     Ok(late)
+}
+
+fn an_external_host_is_drained(space: &Space) -> Result<()> {
+    on_external(space, |external| {
+        let vms = [("moves", "disks: []"), ("waits", "evictionStrategy: Shutdown")];
+        let vms = vms.map(|(name, spec)| space.blank(name).with(&there(spec)).apply());
+        let [moves, waits] = vms;
+        let (moves, waits) = (moves?, waits?);
+        moves.is_ready()?;
+        waits.is_ready()?;
+        let drained = drain(space, EXTERNAL_HOST, &["--timeout=120s"])?;
+        ensure!(drained.status.success(), "{}", words(&drained));
+        let qemus = external.host.qemus();
+        for vm in [&moves, &waits] {
+            ensure!(!qemus.contains_key(&vm.uuid()?), "{} runs still", vm.name);
+            let why = vm.condition("Scheduled", "False", "Unschedulable")?;
+            ensure!(why.contains("kubectl uncordon"), "{why}");
+        }
+        ensure!(!external.host.domains()?.contains(&moves.domain()), "what has left is there still");
+        ensure!(external.host.domain_state(&waits.domain())? == "shut off", "what stays is gone");
+        space.cluster.kubectl(["uncordon", EXTERNAL_HOST])?;
+        for vm in [moves, waits] {
+            vm.is_ready()?;
+            ensure!(vm.host()?.name.to_string() == EXTERNAL_HOST, "{} is on {}", vm.name, vm.host()?.name);
+        }
+        Ok(())
+    })
 }
