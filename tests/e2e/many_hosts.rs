@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use kubevmm_tests::cluster::SPARE_HOST;
 use kubevmm_tests::wait::all_the_time;
-use kubevmm_tests::{Cluster, Space, Vm, api, foreign, wait_for, within};
+use kubevmm_tests::{Cluster, Host, Space, Vm, api, foreign, wait_for, within};
 use nix::sys::signal::Signal;
 
 use crate::hand_over::{NeverTwice, on_shared_disk, remove_shared_pool, shared_pool};
@@ -19,10 +19,13 @@ kubevmm_tests::stories! { alone: true;
     without_the_extender_vms_wait_and_pods_do_not,
     the_extender_restarts_under_load,
     a_hundred_vms_while_hosts_join_and_leave,
+    more_vms_on_a_host_than_a_kubelet_takes_by_default,
 }
 
 /// As many as one host could not take by its CPU requests.
 const CROWD: usize = 100;
+/// More pods than the 110 that a kubelet takes when nobody says otherwise.
+const DENSE: usize = 112;
 
 fn a_host_that_is_cut_off_keeps_its_vms(space: &Space) -> Result<()> {
     let cluster = space.cluster;
@@ -131,19 +134,73 @@ fn a_hundred_vms_while_hosts_join_and_leave(space: &Space) -> Result<()> {
     }
     ensure!(on.len() == 3 && on.values().all(|vms| *vms >= 10), "they are not spread over the hosts: {on:?}");
     watch.holds()?;
-    all_go(&vms)?;
+    all_go(space, &vms)?;
     drop(spare);
     cluster.foreign_has_restarted_on(&host)
 }
 
-/// Deletes them. So many at a time take longer than one.
-fn all_go(vms: &[Vm]) -> Result<()> {
+/// Deletes all VMs of the story. So many at a time take longer than one.
+fn all_go(space: &Space, vms: &[Vm]) -> Result<()> {
     vms.iter().try_for_each(Vm::delete)?;
-    wait_for("all of them are gone", within(400), || {
-        let left = vms.iter().filter(|vm| vm.get().is_ok()).count();
-        if left == 0 { Ok(Some(())) } else { bail!("{left} are not") }
+    for vm in vms {
+        space.api().wait_gone(api::VM, &space.namespace, &vm.name, within(400))?;
+    }
+    let ours = format!("{}.", space.namespace);
+    for host in space.cluster.libvirt_hosts() {
+        let left: Vec<_> = host.domains()?.into_iter().filter(|domain| domain.starts_with(&ours)).collect();
+        ensure!(left.is_empty(), "{} has {left:?} still", host.name);
+    }
+    Ok(())
+}
+
+fn more_vms_on_a_host_than_a_kubelet_takes_by_default(space: &Space) -> Result<()> {
+    let host = space.cluster.host("h2");
+    // A firmware that halts the CPU (cli; hlt): so many guests that look for a system would take a processor of their own.
+    let firmware = "/run/halt.rom";
+    host.sh(&format!(
+        "{{ head -c 65520 /dev/zero; printf '\\372\\364\\353\\375'; head -c 12 /dev/zero; }} >{firmware}"
+    ))?;
+    let told = densely(space, &host, firmware);
+    host.sh(&format!("rm {firmware}"))?;
+    told
+}
+
+fn densely(space: &Space, host: &Host, firmware: &str) -> Result<()> {
+    let pods = space.cluster.kubectl(["get", "node", "h2", "-o", "jsonpath={.status.allocatable.pods}"])?;
+    ensure!(pods.trim().parse::<usize>()? > DENSE, "the kubelet takes {pods} pods: see maxPods in its configuration");
+    let count = || -> Result<u64> {
+        let hypervisor = space.api().get(api::HYPERVISOR, "", "h2")?.context("no Hypervisor h2")?;
+        hypervisor["status"]["domainCount"].as_u64().context("no domainCount")
+    };
+    let (domains, qemus) = (count()?, host.qemus().len());
+    let light = format!(
+        "spec: {{disks: [], cpu: {{request: 1m}}, memory: {{size: 8Mi}}, terminationGracePeriodSeconds: 0, \
+         domain: {{os: {{loader: {{readonly: true, type: rom, value: {firmware}}}}}}}}}"
+    );
+    let vm = |n| space.blank(&format!("vm-{n}")).on("h2").with(&light).apply();
+    let vms: Vec<Vm> = (0..DENSE).map(vm).collect::<Result<_>>()?;
+    for vm in &vms {
+        vm.is_ready()?;
+    }
+    let told = space.api().list(api::VM, &space.namespace)?;
+    let running = told.iter().filter(|vm| api::is_true(vm, "Ready") && vm["status"]["nodeName"] == "h2").count();
+    ensure!(running == DENSE, "{running} of {DENSE} run on h2");
+    ensure!(host.qemus().len() == qemus + DENSE, "{} QEMUs run on h2, after {qemus}", host.qemus().len());
+    let counts = |what: &str, expected: u64| {
+        wait_for(what, within(30), || match count()? {
+            now if now == expected => Ok(Some(())),
+            now => bail!("it counts {now}, not {expected}"),
+        })
+    };
+    counts("the host counts them", domains + DENSE as u64)?;
+    all_go(space, &vms)?;
+    counts("the host counts none of them", domains)?;
+    wait_for("no placement pod is left", within(60), || match space.api().list(api::POD, &space.namespace)?.len() {
+        0 => Ok(Some(())),
+        left => bail!("{left} are"),
     })?;
-    vms.iter().try_for_each(Vm::is_gone)
+    ensure!(host.qemus().len() == qemus, "{} QEMUs run on h2, after {qemus}", host.qemus().len());
+    Ok(())
 }
 
 /// Looks all the time that no two QEMUs have one UUID.

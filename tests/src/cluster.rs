@@ -60,6 +60,8 @@ fn options() -> Options {
         no_libvirt: vec![HostName::Node(3)],
         external: vec![HostName::Node(5)],
         timings: Timings::Short,
+        // More than a kubelet takes by default.
+        max_pods: 200,
         // A Secret that is made after its pod is seen by the kubelet at its next look: every minute by default.
         kubelet_arg: vec!["--sync-frequency=5s".into()],
         ..Options::default()
