@@ -1,7 +1,8 @@
 //! What a Hypervisor tells of its host: what guests can be given there, how full it is, and what an administrator keeps.
 
-use anyhow::{Result, ensure};
-use kubevmm_tests::{Json, Space, api, within};
+use anyhow::{Context, Result, bail, ensure};
+use kubevmm_api::{Quantity, SYSTEM_NAMESPACE};
+use kubevmm_tests::{Json, Space, api, wait_for, within};
 use serde_json::json;
 
 use crate::tools::succeeds;
@@ -73,7 +74,7 @@ pub(crate) mod alone {
 
     fn counted(status: &Json) -> Option<(i64, i64, u64)> {
         let usage = &status["unmanaged"];
-        let memory = kubevmm_api::Quantity(usage["memory"].as_str()?.into()).bytes().ok()?;
+        let memory = Quantity(usage["memory"].as_str()?.into()).bytes().ok()?;
         Some((usage["domains"].as_i64()?, usage["vcpus"].as_i64()?, memory))
     }
 
@@ -107,6 +108,7 @@ pub(crate) mod alone {
             space.api().wait(api::HYPERVISOR, "", "h2", what, within(20), |hypervisor| fits(&hypervisor["status"]))
         };
         let plain = hypervisor("says what can be promised", &|status| status["allocatable"]["memory"].is_string())?;
+        let before = requested(space)?;
         let spec = json!({"spec": {"maintenance": true, "overcommit": {"cpu": 3},
                                    "systemReserved": {"cpu": "500m", "memory": "1Gi"}}});
         space.api().patch(api::HYPERVISOR, "", "h2", &spec)?;
@@ -116,12 +118,34 @@ pub(crate) mod alone {
                 && status["allocatable"]["memory"] != plain["status"]["allocatable"]["memory"]
         });
         let listed = succeeds(space, &["node", "list"]);
+        let withheld = requests(space, "the node's scheduler hears of it", ("500m", before.1 + (1 << 30)));
         let nothing = json!({"spec": {"maintenance": null, "overcommit": null, "systemReserved": null}});
         space.api().patch(api::HYPERVISOR, "", "h2", &nothing)?;
         kept?;
+        withheld?;
         let listed = listed?;
         ensure!(listed.contains("Ready,Maintenance"), "{listed}");
         let as_before = |status: &Json| status["allocatable"] == plain["status"]["allocatable"];
-        hypervisor("promises all again", &as_before).map(drop)
+        hypervisor("promises all again", &as_before)?;
+        requests(space, "its pod keeps as much as before", (&before.0, before.1))?;
+        let pod = kubevmm_api::names::reservation_pod("h2");
+        let runs = |pod: &Json| pod["status"]["phase"] == "Running";
+        space.api().wait(api::POD, SYSTEM_NAMESPACE, &pod, "runs again", within(60), runs).map(drop)
+    }
+
+    /// CPU and bytes of memory that the pod requests which keeps room on h2; none for no CPU.
+    fn requested(space: &Space) -> Result<(String, u64)> {
+        let name = kubevmm_api::names::reservation_pod("h2");
+        let pod = space.api().get(api::POD, SYSTEM_NAMESPACE, &name)?.context("no pod keeps room on h2")?;
+        let requests = &pod["spec"]["containers"][0]["resources"]["requests"];
+        let memory = Quantity(requests["memory"].as_str().context("it keeps no memory")?.to_owned()).bytes()?;
+        Ok((requests["cpu"].as_str().unwrap_or_default().to_owned(), memory))
+    }
+
+    fn requests(space: &Space, what: &str, (cpu, memory): (&str, u64)) -> Result<()> {
+        wait_for(what, within(60), || {
+            let now = requested(space)?;
+            if now == (cpu.to_owned(), memory) { Ok(Some(())) } else { bail!("it requests {now:?}") }
+        })
     }
 }
