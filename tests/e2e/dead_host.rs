@@ -84,7 +84,7 @@ fn no_vm_is_bound_to_a_node_whose_executor_is_silent(space: &Space) -> Result<()
     space.condition(api::HYPERVISOR, "h1", "Ready", "Unknown", "HostLost")?;
     let vm = space.blank("web").on("h1").apply()?;
     let why = vm.condition("Scheduled", "False", "Unschedulable")?;
-    ensure!(why.contains("its executor does not answer"), "{why}");
+    ensure!(why.contains("; h1: the executor has not renewed its Lease"), "{why}");
     all_the_time("it is bound to no node", within(15), || {
         ensure!(vm.get()?["status"]["nodeName"].is_null(), "it has a node");
         for pod in space.api().list(api::POD, &space.namespace)? {
