@@ -8,6 +8,7 @@ use kubevmm_api::requirements::Requirements;
 
 use crate::cache::State;
 use crate::protocol::{Candidates, ExtenderFilterResult, Messages, Name, NodeList, node_name};
+use crate::side_by_side::each;
 
 /// kube-scheduler writes each different message into the pod's condition. Of more nodes than a person reads, the reason is
 /// told alone.
@@ -35,8 +36,9 @@ pub fn filter<'a>(
     match candidates {
         Candidates::Names(names) => {
             let mut able = Vec::with_capacity(names.len());
-            for name in names {
-                match asked(&name.0) {
+            let asked = each(&names, |name| asked(&name.0));
+            for (name, said) in names.into_iter().zip(asked) {
+                match said {
                     Ok(()) => able.push(name),
                     Err(refusal) => refuse(&mut answer, name.0, refusal),
                 }

@@ -16,6 +16,7 @@ pub mod preempt;
 pub mod prioritize;
 pub mod protocol;
 pub mod server;
+mod side_by_side;
 pub mod tls;
 pub mod watch;
 

@@ -8,6 +8,7 @@ use kubevmm_api::requirements::Requirements;
 
 use crate::cache::State;
 use crate::protocol::{Candidates, HostPriority, MAX_SCORE};
+use crate::side_by_side::each;
 
 /// Of an ordinary pod: all alike.
 pub fn alike<'a>(candidates: &'a Candidates<'_>) -> Vec<HostPriority<'a>> {
@@ -29,5 +30,5 @@ pub fn prioritize<'a>(
         let score = (score(needs, &state.facts(host, now, &own), policy) * MAX_SCORE + 50) / 100;
         HostPriority { host: Cow::Borrowed(host), score }
     };
-    candidates.names().into_iter().map(scored).collect()
+    each(&candidates.names(), |host| scored(host))
 }
