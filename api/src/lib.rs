@@ -20,6 +20,7 @@ pub mod liveness;
 pub mod names;
 pub mod network;
 pub mod overhead;
+pub mod pod;
 pub mod pool;
 pub mod power;
 pub mod quantity;

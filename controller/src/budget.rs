@@ -1,6 +1,6 @@
 //! The PodDisruptionBudget in each namespace with VirtualMachines. It allows no placement pod to be evicted, so that the
-//! API server itself says 429, which whoever drains takes for "try again", while the webhook cannot be asked. (Its answer
-//! comes before: while there is one, the budget is not looked at.)
+//! API server itself says 429, which whoever drains takes for "try again", while the webhook cannot be asked. The webhook
+//! comes before, so it deletes what may go: the budget would refuse what it only allows.
 
 use std::collections::BTreeMap;
 
@@ -21,8 +21,9 @@ use crate::write;
 /// Its name, in each namespace.
 pub const NAME: &str = "kubevmm-virtual-machines";
 const PART_OF: &str = "app.kubernetes.io/part-of";
-const DESCRIPTION: &str = "No pod of a VirtualMachine is evicted unless the controller of KubeVMM has stopped the VirtualMachine before. \
-                           While the controller does not answer, kubectl drain waits for it by this.";
+const DESCRIPTION: &str = "No pod of a VirtualMachine is evicted unless the controller of KubeVMM has stopped the \
+                           VirtualMachine before. While the controller does not answer, kubectl drain waits for it by \
+                           this.";
 
 /// A step.
 #[derive(Debug, Clone, PartialEq)]

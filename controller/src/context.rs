@@ -16,9 +16,10 @@ use crate::lease::Proof;
 use crate::object::{is_deleting, uid};
 use crate::queue::Queue;
 use crate::vm::pauses::Pauses;
-use crate::vm::pod::{bound_at, node_of};
+use crate::vm::pod::bound_at;
 use crate::vm::view::{Image, View, default_pools};
 use crate::world::World;
+use kubevmm_api::pod::node_of;
 
 /// Clients, mirrors and settings.
 pub struct Context {

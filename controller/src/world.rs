@@ -59,7 +59,7 @@ pub struct World {
     /// The PodDisruptionBudgets of the placement pods.
     pub budgets: Store<PodDisruptionBudget>,
     reservations: Store<Pod>,
-    pods_by_vm: Mutex<HashMap<String, BTreeSet<(String, String)>>>,
+    pods_by_vm: Mutex<PodsByVm>,
     leases: Leases,
     /// Of external hosts.
     node_leases: Leases,
@@ -68,6 +68,9 @@ pub struct World {
     offers: Mutex<HashMap<String, Offered>>,
     claims: Arc<RwLock<Claims>>,
 }
+
+/// Namespaces and names of placement pods, by the UID of their VM.
+type PodsByVm = HashMap<String, BTreeSet<(String, String)>>;
 
 /// The Leases of executors in one namespace.
 struct Leases {
@@ -305,25 +308,32 @@ impl World {
 
     /// The pods that have been listed are all that there are.
     fn index_pods(&self) {
-        *self.claims.write().unwrap_or_else(PoisonError::into_inner) = Claims::default();
-        lock(&self.pods_by_vm).clear();
+        let (mut claims, mut by_vm) = (Claims::default(), PodsByVm::new());
         for pod in self.pods.state() {
-            self.index_pod(&pod, true);
+            count(&mut claims, &pod, true);
+            index(&mut by_vm, &pod, true);
         }
+        // Who looks meanwhile sees the old ones, and never a part of the new ones.
+        *self.claims.write().unwrap_or_else(PoisonError::into_inner) = claims;
+        *lock(&self.pods_by_vm) = by_vm;
     }
 
     fn index_pod(&self, pod: &Pod, there: bool) {
         count(&mut self.claims.write().unwrap_or_else(PoisonError::into_inner), pod, there);
-        let Some(vm_uid) = pod.metadata.labels.as_ref().and_then(|labels| labels.get(LABEL_VM_UID)) else { return };
-        let key = (pod.metadata.namespace.clone().unwrap_or_default(), name(pod).to_owned());
-        let mut index = lock(&self.pods_by_vm);
-        if there {
-            index.entry(vm_uid.clone()).or_default().insert(key);
-        } else if let Some(names) = index.get_mut(vm_uid) {
-            names.remove(&key);
-            if names.is_empty() {
-                index.remove(vm_uid);
-            }
+        index(&mut lock(&self.pods_by_vm), pod, there);
+    }
+}
+
+/// Takes a placement pod into the names by the UID of its VM, or out of them.
+fn index(by_vm: &mut PodsByVm, pod: &Pod, there: bool) {
+    let Some(vm_uid) = pod.metadata.labels.as_ref().and_then(|labels| labels.get(LABEL_VM_UID)) else { return };
+    let key = (pod.metadata.namespace.clone().unwrap_or_default(), name(pod).to_owned());
+    if there {
+        by_vm.entry(vm_uid.clone()).or_default().insert(key);
+    } else if let Some(names) = by_vm.get_mut(vm_uid) {
+        names.remove(&key);
+        if names.is_empty() {
+            by_vm.remove(vm_uid);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::LABEL_VM;
+use crate::pod::{has_ended, node_of};
 use crate::requirements::{DeviceNeed, REQUIREMENTS, Requirements};
 
 /// What one placed VM has been promised.
@@ -53,13 +54,9 @@ impl Claim {
     /// When its annotation cannot be read.
     pub fn of_pod(pod: &Pod) -> Result<Option<Self>, serde_json::Error> {
         let (labels, annotations) = (pod.metadata.labels.as_ref(), pod.metadata.annotations.as_ref());
-        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).filter(|node| !node.is_empty());
         let needs = annotations.and_then(|all| all.get(REQUIREMENTS));
         let vm = labels.and_then(|all| all.get(LABEL_VM));
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        let (Some(node), Some(needs), Some(vm), false) =
-            (node, needs, vm, matches!(phase, Some("Succeeded" | "Failed")))
-        else {
+        let (Some(node), Some(needs), Some(vm), false) = (node_of(pod), needs, vm, has_ended(pod)) else {
             return Ok(None);
         };
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();

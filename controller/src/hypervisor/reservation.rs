@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus, ResourceRequirements, Toleration};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements, Toleration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{ObjectMeta, Patch, PatchParams};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
+use kubevmm_api::pod::has_ended;
 use kubevmm_api::{EXTERNAL, Hypervisor, MANAGER_CONTROLLER, SYSTEM_NAMESPACE, names};
 use serde_json::json;
 
@@ -88,8 +89,7 @@ pub fn decide(hypervisor: &Hypervisor, is_external: bool, pod: Option<&Pod>, ima
 }
 
 fn keep(pod: &Pod, wanted: Requests) -> Vec<Action> {
-    let status = pod.status.clone().unwrap_or_default();
-    if is_over(&status) {
+    if has_ended(pod) {
         return vec![Action::Delete];
     }
     let spec = pod.spec.as_ref();
@@ -102,8 +102,8 @@ fn keep(pod: &Pod, wanted: Requests) -> Vec<Action> {
         // Where no kubelet has it yet, there is nothing to be changed in place; and a request cannot be taken away.
         return vec![if bound && !taken_away { Action::Resize(wanted) } else { Action::Delete }];
     }
-    let conditions = status.conditions.unwrap_or_default();
-    let is = |kind: &str, holds: &str| conditions.iter().find(|one| one.type_ == kind && one.status == holds);
+    let conditions = || pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let is = |kind: &str, holds: &str| conditions().find(|one| one.type_ == kind && one.status == holds);
     let missing = is("PodResizePending", "True").or_else(|| is("PodScheduled", "False"));
     let say = |why: &str| {
         Action::Say(format!(
@@ -198,10 +198,6 @@ pub async fn reconcile(context: &Context, hypervisor: &Hypervisor) -> Result<Opt
         }
     }
     Ok(None)
-}
-
-fn is_over(status: &PodStatus) -> bool {
-    matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kubevmm_api::condition::{READY, SCHEDULED, Wanted};
 use kubevmm_api::effective::MergeError;
 use kubevmm_api::hypervisor::HostDomain;
+use kubevmm_api::pod::node_of;
 use kubevmm_api::requirements::Requirements;
 use kubevmm_api::vm::{PlacementStatus, Release};
 use kubevmm_api::{SCHEDULER, VirtualMachineStatus, names};
@@ -14,7 +15,7 @@ use crate::vm::decide::{Action, delete_pod, delete_pod_at_once, is_leaving_at_on
 use crate::vm::disks::{Disks, move_to};
 use crate::vm::domains::{check_domains, check_reports};
 use crate::vm::placement::{Placing, confirm, is_on_no_host, placed};
-use crate::vm::pod::{HOSTS, Phase, Target, build, differs, is_outdated, merged, node_of, phase, told_hosts};
+use crate::vm::pod::{HOSTS, Phase, Target, build, differs, is_outdated, merged, phase, told_hosts};
 use crate::vm::requirements::requirements;
 use crate::vm::status::Shown;
 use crate::vm::unschedulable::explain;
@@ -58,14 +59,12 @@ pub fn decide(view: &View, disks: &Disks, status: &VirtualMachineStatus, mut pla
         if let Err((reason, message)) = check_reports(view, None) {
             return waiting(placing, "Scheduling", reason, message);
         }
+        let lost = format!("the host {node} can no longer take the VM: {why}");
         if !is_leaving_at_once(pod) {
             // The scheduler may see it otherwise for a while: the next pod follows after a pause.
-            placing
-                .after
-                .push(delete_pod_at_once(pod, Some(format!("the host {node} can no longer take the VM: {why}"))));
+            placing.after.push(delete_pod_at_once(pod, Some(lost.clone())));
         }
-        let here = format!("the host {node} can no longer take the VM: {why}: another one is looked for");
-        let (reason, message) = nowhere.unwrap_or(("Scheduling", here));
+        let (reason, message) = nowhere.unwrap_or_else(|| ("Scheduling", format!("{lost}: another one is looked for")));
         return waiting(placing, "Scheduling", reason, message);
     }
     match phase {
@@ -80,7 +79,7 @@ pub fn decide(view: &View, disks: &Disks, status: &VirtualMachineStatus, mut pla
             let said = || {
                 let (reason, message) = explain(pod)?;
                 // The scheduler counts the nodes that its extender refuses; who they are, it does not say.
-                Some((reason, [Some(message), fitting.words()].into_iter().flatten().collect::<Vec<_>>().join("; ")))
+                Some((reason, fitting.words().map_or(message.clone(), |words| format!("{message}; {words}"))))
             };
             let (reason, message) = nowhere.or_else(said).unwrap_or_else(searching);
             waiting(placing, "Scheduling", reason, message)

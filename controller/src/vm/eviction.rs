@@ -14,6 +14,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kubevmm_api::condition::{SCHEDULED, Wanted};
+use kubevmm_api::pod::has_ended;
 use kubevmm_api::vm::{EvictionStrategy, Release};
 use kubevmm_api::{EVICT, VirtualMachineDisk};
 
@@ -120,8 +121,7 @@ pub fn leave(view: &View, disks: &Disks, pod: &Pod, node: &str, why: &str, mut p
             let message = format!("{why}, but the VM stays on the host {node}: {reason}");
             placing.scheduled = Wanted::yes(SCHEDULED, "EvacuationBlocked", message);
             if !is_deleting(pod) {
-                let ended = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-                if matches!(ended, Some("Failed" | "Succeeded")) {
+                if has_ended(pod) {
                     placing.after.push(delete_pod(pod, Some(why.to_owned())));
                 } else if asked(pod).is_some() {
                     // Who asks again is told; nobody's word of long ago is to stop the VM one day.

@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use kubevmm_api::condition::{READY, SCHEDULED, Wanted};
+use kubevmm_api::pod::node_of;
 use kubevmm_api::requirements::{REQUIREMENTS, Requirements};
 use kubevmm_api::vm::{LastPowerRequest, PlacementStatus, PowerAction, PowerResult, Release};
 use kubevmm_api::{VirtualMachineStatus, names, power};
@@ -12,7 +13,7 @@ use crate::vm::candidates::Refusal;
 use crate::vm::decide::{Action, delete_pod, delete_pods, host_lost, is_leaving_soon};
 use crate::vm::disks::{Disks, move_to, names_of, pinned_to};
 use crate::vm::domains::{check_domains, check_reports, held_with_higher_epoch};
-use crate::vm::pod::{Phase, Target, build, is_outdated, merged, node_of, phase};
+use crate::vm::pod::{Phase, Target, build, is_outdated, merged, phase};
 use crate::vm::requirements::requirements;
 use crate::vm::status::Shown;
 use crate::vm::unschedulable::explain;

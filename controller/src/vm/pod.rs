@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ObjectMeta;
 use kubevmm_api::effective::{self, EffectiveSpec, MergeError};
+use kubevmm_api::pod::has_ended;
 use kubevmm_api::requirements::{REQUIREMENTS, Requirements};
 use kubevmm_api::vm::Placement;
 use kubevmm_api::{EXTERNAL, LABEL_EPOCH, LABEL_VM, LABEL_VM_UID, SCHEDULER, names};
@@ -152,11 +153,6 @@ pub fn is_placement_pod(pod: &Pod, namespace: &str, vm_uid: &str) -> bool {
     pod.metadata.namespace.as_deref() == Some(namespace) && is_controlled_by(pod, vm_uid)
 }
 
-/// The node that the scheduler has given the pod.
-pub fn node_of(pod: &Pod) -> Option<&str> {
-    pod.spec.as_ref()?.node_name.as_deref().filter(|node| !node.is_empty())
-}
-
 /// When the pod was given its node, and its UID for those of the same second.
 pub fn bound_at(pod: &Pod) -> (Option<Timestamp>, &str) {
     let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
@@ -254,7 +250,7 @@ pub fn phase(pod: &Pod) -> Phase {
     let status = pod.status.clone().unwrap_or_default();
     let conditions = status.conditions.unwrap_or_default();
     let eviction = disruption(pod, &EVICTIONS);
-    let ended = matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"));
+    let ended = has_ended(pod);
     if let Some(eviction) = eviction {
         let message = eviction.message.clone().or_else(|| eviction.reason.clone());
         return Phase::Leaving(message.unwrap_or_default());

@@ -9,10 +9,11 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kubevmm_api::VirtualMachine;
+use kubevmm_api::pod::{has_ended, node_of};
 use kubevmm_api::vm::Release;
 
 use crate::object::uid;
-use crate::vm::pod::{Phase, node_of, phase};
+use crate::vm::pod::{Phase, phase};
 use crate::vm::view::View;
 use crate::world::World;
 
@@ -22,8 +23,9 @@ pub const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// The VM, `namespace/name`, that is to leave the node of this VM's new pod, and runs there still, without a pod of its own.
 /// (One that is to stay gets a pod again, for which there may be no room: nobody waits for that.)
 pub fn taken_by(world: &World, view: &View) -> Option<String> {
-    let placed = view.status().placement.and_then(|placement| placement.pod_name);
-    let new = view.pods.iter().filter(|pod| pod.metadata.name != placed);
+    let placement = view.vm.status.as_ref().and_then(|status| status.placement.as_ref());
+    let placed = placement.and_then(|placement| placement.pod_name.as_ref());
+    let new = view.pods.iter().filter(|pod| pod.metadata.name.as_ref() != placed);
     let node = new.map(|pod| phase(pod)).find_map(|phase| match phase {
         Phase::Running(node) => Some(node),
         _ => None,
@@ -41,14 +43,8 @@ fn is_leaving(vm: &VirtualMachine, node: &str) -> bool {
     there.and_then(|status| status.placement.as_ref()).is_some_and(|placement| placement.release != Release::None)
 }
 
-/// To its kubelet, a pod that has ended has given up what it requested.
 fn has_no_pod(pods: &[Arc<Pod>], node: &str) -> bool {
-    let ended = |pod: &Pod| pod.status.as_ref().and_then(|status| status.phase.as_deref()).is_some_and(is_end);
-    !pods.iter().any(|pod| node_of(pod) == Some(node) && !ended(pod))
-}
-
-fn is_end(phase: &str) -> bool {
-    matches!(phase, "Failed" | "Succeeded")
+    !pods.iter().any(|pod| node_of(pod) == Some(node) && !has_ended(pod))
 }
 
 #[cfg(test)]

@@ -111,19 +111,22 @@ pub fn write(id: &str, answer: &Answer) -> Value {
     let response = match answer {
         Answer::Allow => json!({ "uid": id, "allowed": true }),
         Answer::Would(what) => {
-            let details = json!({ "causes": [{ "reason": EVICTION_POSSIBLE, "message": what }] });
-            let status = json!({ "code": 404, "reason": "NotFound", "message": what, "details": details });
-            json!({ "uid": id, "allowed": false, "status": status, "warnings": [what] })
+            let mut response = refusal(id, (404, "NotFound"), what, Some(EVICTION_POSSIBLE));
+            response["warnings"] = json!([what]);
+            response
         }
-        Answer::Later(why) => refusal(id, why, json!({})),
-        // Without a time to wait, of which clients would wait in silence.
-        Answer::Blocked(why) => refusal(id, why, json!({ "causes": [{ "reason": EVICTION_BLOCKED, "message": why }] })),
+        Answer::Later(why) => refusal(id, AGAIN, why, None),
+        Answer::Blocked(why) => refusal(id, AGAIN, why, Some(EVICTION_BLOCKED)),
     };
     json!({ "apiVersion": API_VERSION, "kind": KIND, "response": response })
 }
 
-fn refusal(id: &str, why: &str, details: Value) -> Value {
-    let status = json!({ "code": 429, "reason": "TooManyRequests", "message": why, "details": details });
+/// What clients take for "try again". It has no time to wait, of which they would wait in silence.
+const AGAIN: (u16, &str) = (429, "TooManyRequests");
+
+fn refusal(id: &str, (code, reason): (u16, &str), why: &str, cause: Option<&str>) -> Value {
+    let details = cause.map_or(json!({}), |cause| json!({ "causes": [{ "reason": cause, "message": why }] }));
+    let status = json!({ "code": code, "reason": reason, "message": why, "details": details });
     json!({ "uid": id, "allowed": false, "status": status })
 }
 
